@@ -1,0 +1,52 @@
+// Finds the CUDA compiler. CUDA is optional: without nvcc the library is built for the CPU alone.
+
+import { existsSync, statSync, writeFileSync, readFileSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { capture, find, say, SetupError, tools } from "./terminal.mjs";
+
+const oldest = 13;
+
+/**
+ * The nvcc to use, or undefined. Order: the one asked for, $CUDA_HOME, PATH, wheels under
+ * .tools/cuda. `XL_CUDA=0` turns CUDA off. An nvcc that is asked for must be usable.
+ */
+export function findNvcc(chosen) {
+  if (process.env.XL_CUDA === "0") return undefined;
+  if (chosen) {
+    const version = existsSync(chosen) ? versionOf(chosen) : undefined;
+    if (version !== undefined && version >= oldest) return chosen;
+    const have = version === undefined ? "is not a working nvcc" : `is of CUDA ${version}`;
+    throw new SetupError(`--nvcc: ${chosen} ${have}; CUDA ${oldest} or newer is needed.`);
+  }
+  const home = process.env.CUDA_HOME;
+  const places = [
+    home && join(home, "bin", "nvcc"),
+    find("nvcc"),
+    join(tools, "cuda", "nvidia", "cu13", "bin", "nvcc"),
+  ];
+  return places.find((path) => path && existsSync(path) && isUsable(path));
+}
+
+function isUsable(path) {
+  const version = versionOf(path);
+  if (version !== undefined && version >= oldest) return true;
+  const have = version === undefined ? "does not start" : `is of CUDA ${version}`;
+  say(`${path} ${have}, and CUDA ${oldest} or newer is needed; building for the CPU alone`);
+  return false;
+}
+
+/** Major version of an nvcc; asked once per file, because starting nvcc takes a while. */
+function versionOf(path) {
+  const key = `${path} ${statSync(path).mtimeMs}`;
+  const memory = join(tools, "nvcc-versions.json");
+  const known = existsSync(memory) ? JSON.parse(readFileSync(memory, "utf8")) : {};
+  if (!(key in known)) {
+    const { status, output } = capture(path, ["--version"]);
+    const major = /release (\d+)\./.exec(output)?.[1];
+    if (status !== 0 || major === undefined) return undefined;
+    known[key] = Number(major);
+    mkdirSync(tools, { recursive: true });
+    writeFileSync(memory, JSON.stringify(known));
+  }
+  return known[key];
+}
