@@ -48,15 +48,30 @@ fn beyond(x: u16) f64 {
 
 fn same(comptime T: type, a: T, b: T) bool {
     const x = h.toF64(T, a);
-    return if (x != x) h.toF64(T, b) != h.toF64(T, b) else std.mem.eql(u8, std.mem.asBytes(&a), std.mem.asBytes(&b));
+    return if (x != x) h.toF64(T, b) != h.toF64(T, b) else std.mem.eql(
+        u8,
+        std.mem.asBytes(&a),
+        std.mem.asBytes(&b),
+    );
 }
 
-fn copyCase(comptime from: DType, comptime to: DType, random: std.Random, shape: []const u64) !void {
+fn copyCase(
+    comptime from: DType,
+    comptime to: DType,
+    random: std.Random,
+    shape: []const u64,
+) !void {
     const From = dtypes.Storage(from);
     const To = dtypes.Storage(to);
     const low: f64 = if (From == u8) 0 else -400;
     const high: f64 = if (From == u8) 255 else 400;
-    const x = try h.View(From).init(random, shape, random.enumValue(h.View(From).Layout), low, high);
+    const x = try h.View(From).init(
+        random,
+        shape,
+        random.enumValue(h.View(From).Layout),
+        low,
+        high,
+    );
     defer x.deinit();
     const layout: h.View(To).Layout = if (random.boolean()) .random else .row_major;
     const y = try h.View(To).init(random, shape, layout, 0, 1);
@@ -80,20 +95,31 @@ fn copyCase(comptime from: DType, comptime to: DType, random: std.Random, shape:
     // Also what lies between the elements: it must stay as it was.
     for (expected, y.data) |want, got| {
         if (same(To, want, got)) continue;
-        std.debug.print("{t} to {t} of shape {any}: got {any}, expected {any}\n", .{ from, to, shape, got, want });
+        std.debug.print(
+            "{t} to {t} of shape {any}: got {any}, expected {any}\n",
+            .{ from, to, shape, got, want },
+        );
         return error.Different;
     }
 }
 
 const shapes = [_][]const u64{
-    &.{}, &.{1}, &.{5}, &.{16}, &.{33}, &.{ 3, 5 }, &.{ 2, 3, 4 }, &.{ 0, 4 }, &.{ 37, 70 }, &.{ 2, 19, 3, 18 },
+    &.{}, &.{1}, &.{5}, &.{16}, &.{33}, &.{ 3, 5 }, &.{ 2, 3, 4 }, &.{ 0, 4 }, &.{ 37, 70 },
+    &.{
+        2,
+        19,
+        3,
+        18,
+    },
 };
 
 test "copies between random views of every pair of dtypes" {
     var seeded: h.Seeded = .init();
     errdefer seeded.report();
     const random = seeded.prng.random();
-    inline for (comptime std.enums.values(DType)) |from| inline for (comptime std.enums.values(DType)) |to| {
+    inline for (comptime std.enums.values(
+        DType,
+    )) |from| inline for (comptime std.enums.values(DType)) |to| {
         for (shapes) |shape| try copyCase(from, to, random, shape);
     };
     for (0..20) |_| try copyCase(.f32, .f32, random, &.{ 130, 150 });
@@ -129,13 +155,25 @@ test "transposes of odd and even sizes" {
     errdefer seeded.report();
     const random = seeded.prng.random();
     inline for (h.storages) |T| {
-        for ([_][3]u64{ .{ 1, 16, 16 }, .{ 2, 17, 33 }, .{ 3, 4, 100 }, .{ 1, 129, 65 }, .{ 2, 64, 64 } }) |s| {
+        for ([_][3]u64{
+            .{ 1, 16, 16 },
+            .{ 2, 17, 33 },
+            .{ 3, 4, 100 },
+            .{ 1, 129, 65 },
+            .{ 2, 64, 64 },
+        }) |s| {
             try transposeCase(T, random, s[0], s[1], s[2]);
         }
     }
 }
 
-fn convertOne(comptime From: type, comptime To: type, comptime from: DType, comptime to: DType, x: From) !To {
+fn convertOne(
+    comptime From: type,
+    comptime To: type,
+    comptime from: DType,
+    comptime to: DType,
+    x: From,
+) !To {
     // 17 elements: the vector path and the tail must agree.
     const source: [17]From = @splat(x);
     var target: [17]To = undefined;
@@ -200,7 +238,13 @@ test "fill and arange in every dtype" {
             try h.run(cpu.fill, f32, &filled, &.{h.bytes(T, y)});
             for (y) |x| try std.testing.expectEqual(rounded(T, 3.25), x);
             h.poison(T, y);
-            const counted: args.Arange = .{ .y = y.ptr, .count = n, .start = 2, .step = 0.5, .dtype = tag };
+            const counted: args.Arange = .{
+                .y = y.ptr,
+                .count = n,
+                .start = 2,
+                .step = 0.5,
+                .dtype = tag,
+            };
             try h.run(cpu.arange, f32, &counted, &.{h.bytes(T, y)});
             for (y, 0..) |x, i| {
                 const want = rounded(T, 2 + 0.5 * @as(f64, @floatFromInt(i)));

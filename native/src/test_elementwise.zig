@@ -1,5 +1,5 @@
-//! Element-wise kernels against `reference/elementwise.zig`: every function at every storage type on
-//! random views, derivatives against central differences, gated products, masks.
+//! Element-wise kernels against `reference/elementwise.zig`: every function at every storage type
+//! on random views, derivatives against central differences, gated products, masks.
 
 const std = @import("std");
 const args = @import("args/elementwise.zig");
@@ -193,7 +193,12 @@ fn binaryCase(comptime S: type, random: std.Random, op: args.Binary, shape: []co
     try h.run(cpu.binary, S, &arguments, &.{h.bytes(S, y)});
     for (y, 0..) |got, i| {
         errdefer std.debug.print("{t} of {e}, {e}\n", .{ op, a.at(i), b.at(i) });
-        try h.expectNear(reference.binary(op, a.at(i), b.at(i)), h.toF64(S, got), h.bar(S, 1.2e-7), 0);
+        try h.expectNear(
+            reference.binary(op, a.at(i), b.at(i)),
+            h.toF64(S, got),
+            h.bar(S, 1.2e-7),
+            0,
+        );
     }
 }
 
@@ -213,7 +218,13 @@ test "where copies bits by mask" {
     const random = seeded.prng.random();
     inline for (h.storages) |S| for (shapes) |shape| {
         const View = h.View(S);
-        const mask = try h.View(u8).init(random, shape, random.enumValue(h.View(u8).Layout), 0, 2.999);
+        const mask = try h.View(u8).init(
+            random,
+            shape,
+            random.enumValue(h.View(u8).Layout),
+            0,
+            2.999,
+        );
         defer mask.deinit();
         const a = try View.init(random, shape, random.enumValue(View.Layout), -1, 1);
         defer a.deinit();
@@ -287,7 +298,12 @@ fn gatedCase(comptime S: type, random: std.Random, op: Unary, rows: usize, width
         const f = reference.unary(op, g, 0);
         errdefer std.debug.print("{t} gate {e} at {s}\n", .{ op, g, @typeName(S) });
         try h.expectNear(f * u, h.toF64(S, y[r * width + i]), h.bar(S, 3e-6), 1e-9);
-        try h.expectNear(d * f, h.toF64(S, gradient[r * 2 * width + width + i]), h.bar(S, 3e-6), 1e-9);
+        try h.expectNear(
+            d * f,
+            h.toF64(S, gradient[r * 2 * width + width + i]),
+            h.bar(S, 3e-6),
+            1e-9,
+        );
         if (@abs(g) < 1e-3) continue; // The kinks of relu and selu.
         const want = d * u * reference.slope(op, g, 0);
         // Where f' crosses 0 its two terms cancel: the error is one of their size.
@@ -327,7 +343,12 @@ test "gradients may take the place of gate and up" {
         .dup_stride = 3,
         .op = .silu,
     };
-    try h.run(cpu.gatedActivationBackward, f32, &arguments, &.{ h.bytes(f32, &gate), h.bytes(f32, &up) });
+    try h.run(
+        cpu.gatedActivationBackward,
+        f32,
+        &arguments,
+        &.{ h.bytes(f32, &gate), h.bytes(f32, &up) },
+    );
     for ([_]f64{ 0.5, -1, 2 }, [_]f64{ 1, 2, 3 }, gate, up) |g, u, dg, du| {
         try h.expectNear(u * reference.slope(.silu, g, 0), dg, 1e-6, 1e-7);
         try h.expectNear(reference.unary(.silu, g, 0), du, 1e-6, 0);

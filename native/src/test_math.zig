@@ -22,8 +22,8 @@ fn ulps(want: f64, got: f32) f64 {
     if (nearest == got) return 0;
     if (std.math.isInf(nearest) or std.math.isInf(got)) {
         // Rounding across the overflow border counts as one unit.
-        const top: f64 = std.math.floatMax(f32);
-        return if (@abs(want) > top * (1 - 1e-6) and @abs(got) > top * (1 - 1e-6)) 1 else std.math.inf(f64);
+        const top = std.math.floatMax(f32) * (1 - 1e-6);
+        return if (@abs(want) > top and @abs(got) > top) 1 else std.math.inf(f64);
     }
     const exponent = if (nearest == 0) -149 else @max(std.math.ilogb(@abs(nearest)) - 23, -149);
     return @abs(want - @as(f64, got)) / std.math.ldexp(@as(f64, 1), exponent);
@@ -40,7 +40,16 @@ fn sweep(
     var x: [n]f32 = @splat(0);
     var used: usize = 0;
     var raw: u64 = 0;
-    const borders = [_]u32{ 0, 1, 0x007fffff, 0x00800000, 0x3f800000, 0x7f7fffff, 0x7f800000, 0x7fc00000 };
+    const borders = [_]u32{
+        0,
+        1,
+        0x007fffff,
+        0x00800000,
+        0x3f800000,
+        0x7f7fffff,
+        0x7f800000,
+        0x7fc00000,
+    };
     var border: usize = 0;
     while (true) {
         const bits: u32 = if (border < 2 * borders.len) blk: {

@@ -2,201 +2,15 @@
 //! differences of the reference in f64, and f32 and bf16 gradients against the f64 kernel.
 
 const std = @import("std");
-const args = @import("args/norm.zig");
-const cpu = @import("cpu/norm.zig");
 const h = @import("reference/kernel_test.zig");
+const norm_case = @import("reference/norm_case.zig");
 const reference = @import("reference/norm.zig");
 const simd = @import("cpu/simd.zig");
 
 const gpa = h.gpa;
-
-/// Everything that one norm takes and gives, at storage type S. `gated` adds the output gate.
-fn Case(comptime S: type) type {
-    const A = simd.Arithmetic(S);
-    return struct {
-        const Self = @This();
-        setup: Setup,
-        arena: std.heap.ArenaAllocator,
-        x: []S,
-        o: []S, // rows o_stride apart
-        residual: []S,
-        dy: []S,
-        dsum: []S,
-        scale: []A,
-        bias: []A,
-        y: []S,
-        sum: []S,
-        mean: []A,
-        rstd: []A,
-        dx: []S,
-        do: []S,
-        dscale: []A,
-        dbias: []A,
-        inner: []A,
-
-        fn init(setup: Setup, random: std.Random) !Self {
-            var self: Self = undefined;
-            self.setup = setup;
-            self.arena = .init(gpa);
-            const columns = setup.groups * setup.width;
-            const n = setup.rows * columns;
-            const lines = setup.rows * setup.groups;
-            self.x = try self.drawn(S, random, n, setup.size);
-            self.residual = try self.drawn(S, random, n, setup.size);
-            self.o = try self.drawn(S, random, setup.rows * setup.oStride(), 3);
-            self.dy = try self.drawn(S, random, n, 1);
-            self.dsum = try self.drawn(S, random, n, 1);
-            self.scale = try self.drawn(A, random, columns, 1);
-            self.bias = try self.drawn(A, random, columns, 1);
-            inline for (.{ "y", "sum", "dx" }) |name| @field(self, name) = try self.poison(S, n);
-            self.do = try self.poison(S, self.o.len);
-            inline for (.{ "mean", "rstd", "inner" }) |name| @field(self, name) = try self.poison(A, lines);
-            inline for (.{ "dscale", "dbias" }) |name| @field(self, name) = try self.poison(A, columns);
-            return self;
-        }
-
-        fn deinit(self: *Self) void {
-            self.arena.deinit();
-        }
-
-        fn drawn(self: *Self, comptime T: type, random: std.Random, n: usize, size: f64) ![]T {
-            const data = try self.arena.allocator().alloc(T, n);
-            for (data) |*value| value.* = h.fromF64(T, size * (random.floatNorm(f64) + 0.3));
-            return data;
-        }
-
-        fn poison(self: *Self, comptime T: type, n: usize) ![]T {
-            const data = try self.arena.allocator().alloc(T, n);
-            h.poison(T, data);
-            return data;
-        }
-
-        fn forward(self: *Self) !void {
-            const s = &self.setup;
-            const scale: ?*const anyopaque = if (s.scaled) self.scale.ptr else null;
-            const bias: ?*const anyopaque = if (s.biased) self.bias.ptr else null;
-            const mean: ?*anyopaque = if (s.center) self.mean.ptr else null;
-            const outputs = .{ h.bytes(S, self.y), h.bytes(A, self.rstd), h.bytes(A, self.mean), h.bytes(S, self.sum) };
-            if (s.gated) return h.run(cpu.headNormGateForward, S, &args.HeadNormGateForward{
-                .h = self.x.ptr,
-                .o = self.o.ptr,
-                .scale = scale,
-                .bias = bias,
-                .y = self.y.ptr,
-                .mean = mean,
-                .rstd = self.rstd.ptr,
-                .rows = s.rows,
-                .groups = s.groups,
-                .width = s.width,
-                .o_stride = s.oStride(),
-                .eps = s.eps,
-                .scale_offset = s.offset,
-                .center = @intFromBool(s.center),
-            }, &outputs);
-            return h.run(cpu.normForward, S, &args.NormForward{
-                .x = self.x.ptr,
-                .residual = if (s.residual) self.residual.ptr else null,
-                .scale = scale,
-                .bias = bias,
-                .y = self.y.ptr,
-                .sum = if (s.residual) self.sum.ptr else null,
-                .mean = mean,
-                .rstd = self.rstd.ptr,
-                .rows = s.rows,
-                .groups = s.groups,
-                .width = s.width,
-                .eps = s.eps,
-                .scale_offset = s.offset,
-                .center = @intFromBool(s.center),
-            }, &outputs);
-        }
-
-        fn backward(self: *Self) !void {
-            const s = &self.setup;
-            const scale: ?*const anyopaque = if (s.scaled) self.scale.ptr else null;
-            const mean: ?*const anyopaque = if (s.center) self.mean.ptr else null;
-            const x: *const anyopaque = if (s.residual and !s.gated) self.sum.ptr else self.x.ptr;
-            const outputs = .{
-                h.bytes(S, self.dx),    h.bytes(S, self.do),    h.bytes(A, self.dscale),
-                h.bytes(A, self.dbias), h.bytes(A, self.inner),
-            };
-            if (s.gated) return h.run(cpu.headNormGateBackward, S, &args.HeadNormGateBackward{
-                .dy = self.dy.ptr,
-                .h = x,
-                .o = self.o.ptr,
-                .scale = scale,
-                .bias = if (s.biased) self.bias.ptr else null,
-                .mean = mean,
-                .rstd = self.rstd.ptr,
-                .dh = self.dx.ptr,
-                .do = self.do.ptr,
-                .dscale = self.dscale.ptr,
-                .dbias = self.dbias.ptr,
-                .inner = self.inner.ptr,
-                .rows = s.rows,
-                .groups = s.groups,
-                .width = s.width,
-                .o_stride = s.oStride(),
-                .do_stride = s.oStride(),
-                .eps = s.eps,
-                .scale_offset = s.offset,
-                .center = @intFromBool(s.center),
-            }, &outputs);
-            return h.run(cpu.normBackward, S, &args.NormBackward{
-                .dy = self.dy.ptr,
-                .x = x,
-                .scale = scale,
-                .mean = mean,
-                .rstd = self.rstd.ptr,
-                .dsum = if (s.residual) self.dsum.ptr else null,
-                .dx = self.dx.ptr,
-                .dscale = self.dscale.ptr,
-                .dbias = self.dbias.ptr,
-                .rows = s.rows,
-                .groups = s.groups,
-                .width = s.width,
-                .scale_offset = s.offset,
-                .center = @intFromBool(s.center),
-            }, &outputs);
-        }
-    };
-}
-
-const Setup = struct {
-    rows: usize,
-    groups: usize,
-    width: usize,
-    center: bool,
-    gated: bool,
-    residual: bool = false,
-    scaled: bool = true,
-    biased: bool = false,
-    offset: f64 = 0,
-    eps: f64 = 1e-6,
-    size: f64 = 1,
-
-    fn oStride(s: Setup) usize {
-        return s.groups * s.width + 5;
-    }
-};
-
-fn randomSetup(random: std.Random, rows: usize, groups: usize, width: usize) Setup {
-    const gated = random.boolean();
-    return .{
-        .rows = rows,
-        .groups = groups,
-        .width = width,
-        .center = random.boolean(),
-        .gated = gated,
-        .residual = !gated and random.boolean(),
-        .scaled = random.uintLessThan(u8, 4) > 0,
-        .biased = random.boolean(),
-        .offset = if (random.boolean()) 1 else 0,
-        .eps = if (random.boolean()) 1e-6 else 1e-5,
-        // Tiny inputs, as behind an input gate of e^−10: var is then below eps.
-        .size = if (random.uintLessThan(u8, 4) == 0) 1e-4 else 1,
-    };
-}
+const Case = norm_case.Case;
+const Setup = norm_case.Setup;
+const randomSetup = norm_case.randomSetup;
 
 const sizes = [_][3]usize{
     .{ 1, 1, 1 }, .{ 3, 1, 7 },    .{ 2, 3, 16 },  .{ 5, 4, 33 },
@@ -206,7 +20,13 @@ const sizes = [_][3]usize{
 /// One row and group of a case in f64, with one element of x, o or the parameters moved.
 fn Row(comptime S: type) type {
     return struct {
-        fn value(case: *const Case(S), r: usize, group: usize, buffers: *[5][1024]f64, sum_gradient: bool) f64 {
+        fn value(
+            case: *const Case(S),
+            r: usize,
+            group: usize,
+            buffers: *[5][1024]f64,
+            sum_gradient: bool,
+        ) f64 {
             const s = &case.setup;
             const x, const o, const gain, const bias, const y = .{
                 buffers[0][0..s.width], buffers[1][0..s.width], buffers[2][0..s.width],
@@ -239,7 +59,14 @@ fn Row(comptime S: type) type {
         }
 
         /// d loss / d buffers[which][i] by central differences.
-        fn slope(case: *const Case(S), r: usize, group: usize, buffers: *[5][1024]f64, which: usize, i: usize) f64 {
+        fn slope(
+            case: *const Case(S),
+            r: usize,
+            group: usize,
+            buffers: *[5][1024]f64,
+            which: usize,
+            i: usize,
+        ) f64 {
             const old = buffers[which][i];
             const step = 1e-5 * @max(@abs(old), if (which == 0) case.setup.size else 1);
             buffers[which][i] = old + step;
@@ -381,7 +208,11 @@ test "f32 and bf16 gradients equal the f64 kernel's" {
     var seeded: h.Seeded = .init();
     errdefer seeded.report();
     const random = seeded.prng.random();
-    inline for (.{ f32, u16 }) |S| for (sizes) |size| for (0..8) |_| try narrowCase(S, random, size);
+    inline for (.{ f32, u16 }) |S| for (sizes) |size| for (0..8) |_| try narrowCase(
+        S,
+        random,
+        size,
+    );
     try narrowCase(f32, random, .{ 300, 4, 64 });
 }
 
@@ -390,7 +221,13 @@ test "gradients may be written over their operands" {
     errdefer seeded.report();
     const random = seeded.prng.random();
     for ([_]bool{ false, true }) |gated| {
-        const setup: Setup = .{ .rows = 7, .groups = 2, .width = 19, .center = true, .gated = gated };
+        const setup: Setup = .{
+            .rows = 7,
+            .groups = 2,
+            .width = 19,
+            .center = true,
+            .gated = gated,
+        };
         var case = try Case(f32).init(setup, random);
         defer case.deinit();
         try case.forward();

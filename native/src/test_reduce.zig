@@ -197,7 +197,12 @@ test "sums of squares and non-finite elements of many tensors" {
         }
         defer for (tensors) |tensor| h.gpa.free(tensor);
         var out: [counts.len + 1][2]f64 = @splat(@splat(std.math.nan(f64)));
-        const a: args.GlobalSumSquares = .{ .data = &data, .counts = &counts, .out = &out, .tensors = counts.len };
+        const a: args.GlobalSumSquares = .{
+            .data = &data,
+            .counts = &counts,
+            .out = &out,
+            .tensors = counts.len,
+        };
         try h.run(cpu.globalSumSquares, S, &a, &.{std.mem.sliceAsBytes(&out)});
         var total: f64 = 0;
         for (tensors, out[0..counts.len]) |tensor, row| {

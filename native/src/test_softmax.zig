@@ -11,7 +11,12 @@ const gpa = h.gpa;
 const Kind = enum { softmax, log_softmax };
 
 fn forward(comptime S: type, kind: Kind, x: []S, y: []S, rows: usize) !void {
-    const a: args.SoftmaxForward = .{ .x = x.ptr, .y = y.ptr, .rows = rows, .width = x.len / @max(1, rows) };
+    const a: args.SoftmaxForward = .{
+        .x = x.ptr,
+        .y = y.ptr,
+        .rows = rows,
+        .width = x.len / @max(1, rows),
+    };
     switch (kind) {
         .softmax => try h.run(cpu.softmaxForward, S, &a, &.{h.bytes(S, y)}),
         .log_softmax => try h.run(cpu.logSoftmaxForward, S, &a, &.{h.bytes(S, y)}),
@@ -20,7 +25,13 @@ fn forward(comptime S: type, kind: Kind, x: []S, y: []S, rows: usize) !void {
 
 fn backward(comptime S: type, kind: Kind, dy: []S, y: []S, dx: []S, rows: usize) !void {
     const width = y.len / @max(1, rows);
-    const a: args.SoftmaxBackward = .{ .dy = dy.ptr, .y = y.ptr, .dx = dx.ptr, .rows = rows, .width = width };
+    const a: args.SoftmaxBackward = .{
+        .dy = dy.ptr,
+        .y = y.ptr,
+        .dx = dx.ptr,
+        .rows = rows,
+        .width = width,
+    };
     switch (kind) {
         .softmax => try h.run(cpu.softmaxBackward, S, &a, &.{h.bytes(S, dx)}),
         .log_softmax => try h.run(cpu.logSoftmaxBackward, S, &a, &.{h.bytes(S, dx)}),
@@ -59,7 +70,15 @@ test "softmax and log-softmax forward" {
     var seeded: h.Seeded = .init();
     errdefer seeded.report();
     const random = seeded.prng.random();
-    const sizes = [_][2]usize{ .{ 1, 1 }, .{ 3, 7 }, .{ 2, 16 }, .{ 5, 50 }, .{ 0, 4 }, .{ 3, 0 }, .{ 2, 9001 } };
+    const sizes = [_][2]usize{
+        .{ 1, 1 },
+        .{ 3, 7 },
+        .{ 2, 16 },
+        .{ 5, 50 },
+        .{ 0, 4 },
+        .{ 3, 0 },
+        .{ 2, 9001 },
+    };
     inline for (h.storages) |S| for (std.enums.values(Kind)) |kind| for (sizes) |size| {
         try forwardCase(S, kind, random, size[0], size[1]);
     };
@@ -106,7 +125,12 @@ test "softmax gradients equal central differences" {
     var seeded: h.Seeded = .init();
     errdefer seeded.report();
     const random = seeded.prng.random();
-    inline for (h.storages) |S| for (std.enums.values(Kind)) |kind| for ([_]usize{ 1, 5, 16, 41 }) |width| {
+    inline for (h.storages) |S| for (std.enums.values(Kind)) |kind| for ([_]usize{
+        1,
+        5,
+        16,
+        41,
+    }) |width| {
         try gradientCase(S, kind, random, width);
     };
 }

@@ -9,7 +9,11 @@ const Parallel = @import("../parallel.zig").Parallel;
 const OutOfMemory = error{OutOfMemory};
 
 /// y = a ∘ b. a and b any views of the shape, y contiguous.
-pub fn binary(comptime S: type, parallel: *const Parallel, a: *const args.BinaryForward) OutOfMemory!void {
+pub fn binary(
+    comptime S: type,
+    parallel: *const Parallel,
+    a: *const args.BinaryForward,
+) OutOfMemory!void {
     switch (a.op) {
         inline else => |op| Combined(S, op).all(parallel, a),
     }
@@ -94,7 +98,11 @@ fn Selected(comptime S: type) type {
         };
 
         fn all(parallel: *const Parallel, arguments: *const args.Where) void {
-            const strides = .{ &arguments.mask_strides, &arguments.a_strides, &arguments.b_strides };
+            const strides = .{
+                &arguments.mask_strides,
+                &arguments.a_strides,
+                &arguments.b_strides,
+            };
             const task: Task = .{
                 .plan = .init(arguments.rank, &arguments.shape, strides),
                 .mask = @ptrCast(arguments.mask),

@@ -19,7 +19,11 @@ fn Exact(comptime From: type) type {
     };
 }
 
-inline fn widen(comptime From: type, comptime n: comptime_int, v: @Vector(n, From)) @Vector(n, Exact(From)) {
+inline fn widen(
+    comptime From: type,
+    comptime n: comptime_int,
+    v: @Vector(n, From),
+) @Vector(n, Exact(From)) {
     if (From == u16) {
         const bits: @Vector(n, u32) = v;
         return @bitCast(bits << @as(@Vector(n, u5), @splat(16)));
@@ -41,13 +45,23 @@ pub inline fn convert(
     switch (To) {
         i32, u8 => {
             if (integer) return narrowInteger(E, To, n, exact);
-            return truncate(To, n, if (E == f32) @as(@Vector(n, f64), @floatCast(exact)) else exact);
+            return truncate(
+                To,
+                n,
+                if (E == f32) @as(@Vector(n, f64), @floatCast(exact)) else exact,
+            );
         },
         f32 => return if (integer) @floatFromInt(exact) else @floatCast(exact),
         f64 => return if (integer) @floatFromInt(exact) else @floatCast(exact),
         // Every i32 is exact in f64, and f64 to f16 rounds once.
         f16 => return if (integer) @floatCast(floats(E, n, exact)) else @floatCast(exact),
-        u16 => return toBf16(n, if (E == f32) exact else if (integer) oddF32(n, floats(E, n, exact)) else oddF32(n, exact)),
+        u16 => return toBf16(
+            n,
+            if (E == f32) exact else if (integer) oddF32(
+                n,
+                floats(E, n, exact),
+            ) else oddF32(n, exact),
+        ),
         else => unreachable,
     }
 }
@@ -56,7 +70,12 @@ inline fn floats(comptime E: type, comptime n: comptime_int, v: @Vector(n, E)) @
     return @floatFromInt(v);
 }
 
-inline fn narrowInteger(comptime E: type, comptime To: type, comptime n: comptime_int, v: @Vector(n, E)) @Vector(n, To) {
+inline fn narrowInteger(
+    comptime E: type,
+    comptime To: type,
+    comptime n: comptime_int,
+    v: @Vector(n, E),
+) @Vector(n, To) {
     if (To == i32) return v;
     const low: @Vector(n, i32) = @splat(0);
     const high: @Vector(n, i32) = @splat(255);
@@ -91,7 +110,13 @@ inline fn toBf16(comptime n: comptime_int, v: @Vector(n, f32)) @Vector(n, u16) {
 }
 
 /// n consecutive elements.
-pub fn convertRun(comptime From: type, comptime To: type, from: [*]const From, to: [*]To, n: usize) void {
+pub fn convertRun(
+    comptime From: type,
+    comptime To: type,
+    from: [*]const From,
+    to: [*]To,
+    n: usize,
+) void {
     if (From == To) {
         @memcpy(to[0..n], from[0..n]);
         return;
@@ -109,7 +134,11 @@ pub inline fn single(comptime From: type, comptime To: type, x: From) To {
 }
 
 /// Calls `Body(Storage(dtype)).all(arguments…)` for a dtype known at run time.
-pub inline fn dispatch(dtype: DType, comptime Body: fn (comptime type) type, arguments: anytype) void {
+pub inline fn dispatch(
+    dtype: DType,
+    comptime Body: fn (comptime type) type,
+    arguments: anytype,
+) void {
     switch (dtype) {
         inline else => |tag| @call(.auto, Body(dtypes.Storage(tag)).all, arguments),
     }

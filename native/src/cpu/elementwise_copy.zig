@@ -81,7 +81,13 @@ fn Copier(comptime From: type, comptime To: type) type {
             const to = task.to + offsets[1];
             const from_stride = task.plan.innerStride(0);
             const to_stride = task.plan.innerStride(1);
-            if (from_stride == 1 and to_stride == 1) return conversion.convertRun(From, To, from, to, n);
+            if (from_stride == 1 and to_stride == 1) return conversion.convertRun(
+                From,
+                To,
+                from,
+                to,
+                n,
+            );
             if (from_stride == 0 and to_stride == 1)
                 return @memset(to[0..n], conversion.single(From, To, from[0]));
             for (0..n) |i| to[i * to_stride] = conversion.single(From, To, from[i * from_stride]);
@@ -193,8 +199,26 @@ fn Copier(comptime From: type, comptime To: type) type {
     };
 }
 
-const low_half: @Vector(8, i32) = .{ 0, ~@as(i32, 0), 1, ~@as(i32, 1), 2, ~@as(i32, 2), 3, ~@as(i32, 3) };
-const high_half: @Vector(8, i32) = .{ 4, ~@as(i32, 4), 5, ~@as(i32, 5), 6, ~@as(i32, 6), 7, ~@as(i32, 7) };
+const low_half: @Vector(8, i32) = .{
+    0,
+    ~@as(i32, 0),
+    1,
+    ~@as(i32, 1),
+    2,
+    ~@as(i32, 2),
+    3,
+    ~@as(i32, 3),
+};
+const high_half: @Vector(8, i32) = .{
+    4,
+    ~@as(i32, 4),
+    5,
+    ~@as(i32, 5),
+    6,
+    ~@as(i32, 6),
+    7,
+    ~@as(i32, 7),
+};
 
 /// y = value.
 pub fn fill(comptime S: type, parallel: *const Parallel, a: *const args.Fill) OutOfMemory!void {

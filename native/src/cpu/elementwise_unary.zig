@@ -11,7 +11,11 @@ const OutOfMemory = error{OutOfMemory};
 const Unary = args.Unary;
 
 /// y = f(x). x any view, y contiguous.
-pub fn unary(comptime S: type, parallel: *const Parallel, a: *const args.UnaryForward) OutOfMemory!void {
+pub fn unary(
+    comptime S: type,
+    parallel: *const Parallel,
+    a: *const args.UnaryForward,
+) OutOfMemory!void {
     switch (a.op) {
         inline else => |op| Forward(S, op).all(parallel, a),
     }
@@ -45,7 +49,12 @@ fn Forward(comptime S: type, comptime op: Unary) type {
             while (done < n) : (done += walk.chunk) {
                 const m = @min(walk.chunk, n - done);
                 const from = task.x + offsets[0] + done * stride;
-                map(task, walk.consecutive(S, from, stride, m, &buffer, done == 0), task.y + at + done, m);
+                map(
+                    task,
+                    walk.consecutive(S, from, stride, m, &buffer, done == 0),
+                    task.y + at + done,
+                    m,
+                );
             }
         }
 
@@ -105,7 +114,10 @@ pub fn gatedActivationForward(
     a: *const args.GatedActivationForward,
 ) OutOfMemory!void {
     switch (a.op) {
-        inline else => |op| if (comptime gates(op)) Gated(S, op).forward(parallel, a) else unreachable,
+        inline else => |op| if (comptime gates(op)) Gated(S, op).forward(
+            parallel,
+            a,
+        ) else unreachable,
     }
 }
 
@@ -116,7 +128,10 @@ pub fn gatedActivationBackward(
     a: *const args.GatedActivationBackward,
 ) OutOfMemory!void {
     switch (a.op) {
-        inline else => |op| if (comptime gates(op)) Gated(S, op).backward(parallel, a) else unreachable,
+        inline else => |op| if (comptime gates(op)) Gated(S, op).backward(
+            parallel,
+            a,
+        ) else unreachable,
     }
 }
 
@@ -135,7 +150,12 @@ fn Gated(comptime S: type, comptime op: Unary) type {
             walk.rowBlocks(parallel, a.rows, a.width, a, forwardRow);
         }
 
-        fn forwardRow(a: *const args.GatedActivationForward, row: usize, low: usize, n: usize) void {
+        fn forwardRow(
+            a: *const args.GatedActivationForward,
+            row: usize,
+            low: usize,
+            n: usize,
+        ) void {
             const gate: [*]const S = @ptrCast(@alignCast(a.gate));
             const up: [*]const S = @ptrCast(@alignCast(a.up));
             const y: [*]S = @ptrCast(@alignCast(a.y));
@@ -151,7 +171,12 @@ fn Gated(comptime S: type, comptime op: Unary) type {
             walk.rowBlocks(parallel, a.rows, a.width, a, backwardRow);
         }
 
-        fn backwardRow(a: *const args.GatedActivationBackward, row: usize, low: usize, n: usize) void {
+        fn backwardRow(
+            a: *const args.GatedActivationBackward,
+            row: usize,
+            low: usize,
+            n: usize,
+        ) void {
             const lanes = simd.lanes(A);
             const dy = @as([*]const S, @ptrCast(@alignCast(a.dy))) + row * a.width + low;
             const gate = @as([*]const S, @ptrCast(@alignCast(a.gate))) + row * a.gate_stride + low;
@@ -159,19 +184,34 @@ fn Gated(comptime S: type, comptime op: Unary) type {
             const dgate = @as([*]S, @ptrCast(@alignCast(a.dgate))) + row * a.dgate_stride + low;
             const dup = @as([*]S, @ptrCast(@alignCast(a.dup))) + row * a.dup_stride + low;
             var i: usize = 0;
-            while (i + lanes <= n) : (i += lanes) gradients(dy + i, gate + i, up + i, dgate + i, dup + i);
+            while (i + lanes <= n) : (i += lanes) gradients(
+                dy + i,
+                gate + i,
+                up + i,
+                dgate + i,
+                dup + i,
+            );
             if (i == n) return;
             var padded: [3][lanes]S = @splat(@splat(0));
             var out: [2][lanes]S = undefined;
             const left = n - i;
-            inline for (.{ dy, gate, up }, 0..) |source, k| @memcpy(padded[k][0..left], source[i..n]);
+            inline for (.{ dy, gate, up }, 0..) |source, k| @memcpy(
+                padded[k][0..left],
+                source[i..n],
+            );
             gradients(&padded[0], &padded[1], &padded[2], &out[0], &out[1]);
             @memcpy(dgate[i..n], out[0][0..left]);
             @memcpy(dup[i..n], out[1][0..left]);
         }
 
         /// One register; everything is read before anything is written (dgate may be gate).
-        inline fn gradients(dy: [*]const S, gate: [*]const S, up: [*]const S, dgate: [*]S, dup: [*]S) void {
+        inline fn gradients(
+            dy: [*]const S,
+            gate: [*]const S,
+            up: [*]const S,
+            dgate: [*]S,
+            dup: [*]S,
+        ) void {
             const d = simd.load(S, dy);
             const g = simd.load(S, gate);
             const du = d * functions.value(op, V, g, 0);

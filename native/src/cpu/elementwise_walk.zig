@@ -21,7 +21,11 @@ pub fn Plan(comptime operands: usize) type {
         strides: [operands][args.max_rank]usize,
 
         /// Drops dims of size 1 and merges neighbours that every operand steps through evenly.
-        pub fn init(rank: usize, shape: *const args.Dims, strides: [operands]*const args.Dims) Self {
+        pub fn init(
+            rank: usize,
+            shape: *const args.Dims,
+            strides: [operands]*const args.Dims,
+        ) Self {
             var plan: Self = .{ .rank = 0, .shape = @splat(1), .strides = @splat(@splat(0)) };
             for (0..rank) |dim| {
                 if (shape[dim] == 1) continue;
@@ -40,7 +44,12 @@ pub fn Plan(comptime operands: usize) type {
             return plan;
         }
 
-        fn mergeable(plan: *const Self, size: usize, strides: [operands]*const args.Dims, dim: usize) bool {
+        fn mergeable(
+            plan: *const Self,
+            size: usize,
+            strides: [operands]*const args.Dims,
+            dim: usize,
+        ) bool {
             inline for (0..operands) |k| {
                 if (plan.strides[k][plan.rank - 1] != strides[k][dim] * size) return false;
             }
@@ -66,7 +75,7 @@ pub fn Plan(comptime operands: usize) type {
             return plan.rank == 1 and plan.strides[operand][0] == 1;
         }
 
-        /// Calls `run(context, offsets, at, n)` for consecutive runs of the flat indexes [low, high):
+        /// Calls `run(context, offsets, at, n)` for consecutive runs of the indexes [low, high).
         /// `at` is the flat index, `offsets` are the operands' positions of its first element.
         pub fn visit(
             plan: *const Self,
@@ -99,7 +108,11 @@ pub fn Plan(comptime operands: usize) type {
         }
 
         /// Turns the odometer after the last dim has been advanced.
-        fn carry(plan: *const Self, coordinates: *[args.max_rank]usize, offsets: *[operands]usize) void {
+        fn carry(
+            plan: *const Self,
+            coordinates: *[args.max_rank]usize,
+            offsets: *[operands]usize,
+        ) void {
             var dim = plan.rank - 1;
             while (coordinates[dim] == plan.shape[dim] and dim > 0) : (dim -= 1) {
                 coordinates[dim] = 0;
@@ -148,8 +161,8 @@ pub inline fn consecutive(
     return buffer;
 }
 
-/// y[i] ← f(context, x₀[i], x₁[i], …) for n consecutive elements of storage S. The tail goes through
-/// a padded register, so that every element sees the same instructions wherever it lies.
+/// y[i] ← f(context, x₀[i], x₁[i], …) for n consecutive elements of storage S. The tail goes
+/// through a padded register, so that every element sees the same instructions wherever it lies.
 pub inline fn mapRun(
     comptime S: type,
     comptime inputs: usize,
@@ -157,7 +170,10 @@ pub inline fn mapRun(
     y: [*]S,
     n: usize,
     context: anytype,
-    comptime f: fn (@TypeOf(context), [inputs]simd.Vec(simd.Arithmetic(S))) callconv(.@"inline") simd.Vec(simd.Arithmetic(S)),
+    comptime f: fn (
+        @TypeOf(context),
+        [inputs]simd.Vec(simd.Arithmetic(S)),
+    ) callconv(.@"inline") simd.Vec(simd.Arithmetic(S)),
 ) void {
     const lanes = simd.lanes(simd.Arithmetic(S));
     const V = simd.Vec(simd.Arithmetic(S));
@@ -189,7 +205,13 @@ pub fn rowBlocks(
     comptime body: fn (@TypeOf(context), usize, usize, usize) void,
 ) void {
     if (rows == 0 or width == 0) return;
-    const Task = struct { context: @TypeOf(context), rows: usize, width: usize, group: usize, pieces: usize };
+    const Task = struct {
+        context: @TypeOf(context),
+        rows: usize,
+        width: usize,
+        group: usize,
+        pieces: usize,
+    };
     const task: Task = .{
         .context = context,
         .rows = rows,

@@ -112,6 +112,13 @@ const scalar = struct {
     }
 };
 
+/// x kept within [low, high]; NaN stays. `@min` and `@max` would replace a NaN by the bound, which
+/// costs three instructions where this takes one.
+inline fn clamp(comptime V: type, x: V, low: f32, high: f32) V {
+    const above = pick(V, c(V, low) > x, c(V, low), x);
+    return pick(V, c(V, high) < above, c(V, high), above);
+}
+
 const log2_e = 1.44269504;
 // ln 2 in two parts: the first has 10 bits, so n·ln2_high is exact for every exponent n.
 const ln2_high = 0.693359375;
@@ -146,28 +153,23 @@ inline fn powerOfTwo(comptime V: type, n: Like(V, i32)) V {
 /// e^x, gradual underflow included.
 pub inline fn exp(comptime V: type, x: V) V {
     if (Child(V) == f64) return lanewise(V, x, scalar.exp64);
-    const high = c(V, 88.72284);
-    const low = c(V, -103.9721);
-    const part = reduceExp(V, @min(@max(x, low), high));
+    const part = reduceExp(V, clamp(V, x, -104.5, 89));
     const y = (part.rest + part.r) + c(V, 1);
     // 2^n in two factors: neither leaves the exponent field, and the last product rounds once into
-    // the denormals.
+    // the denormals, to 0 at the lower bound and to infinity at the upper one.
     const half = part.n >> shift(V, 1);
-    var out = y * powerOfTwo(V, half) * powerOfTwo(V, part.n -% half);
-    out = pick(V, x < low, c(V, 0), out);
-    out = pick(V, x > high, c(V, std.math.inf(f32)), out);
-    return pick(V, x != x, x, out);
+    return y * powerOfTwo(V, half) * powerOfTwo(V, part.n -% half);
 }
 
 /// e^x − 1, accurate near 0.
 pub inline fn expm1(comptime V: type, x: V) V {
     if (Child(V) == f64) return lanewise(V, x, scalar.expm164);
-    const high = c(V, 88.02969);
-    const part = reduceExp(V, @min(@max(x, c(V, -30)), high));
+    const high = 88.02969;
+    const part = reduceExp(V, clamp(V, x, -30, high));
     const power = powerOfTwo(V, part.n);
     const out = fma(V, part.rest + part.r, power, power - c(V, 1));
     // Between 127·ln2 and the overflow border e^x − 1 is e^x.
-    return pick(V, x != x, x, pick(V, x > high, exp(V, x), out));
+    return pick(V, x > c(V, high), exp(V, x), out);
 }
 
 /// ln x for x > 0; −Inf at 0, NaN below.
@@ -219,9 +221,17 @@ pub inline fn sigmoid(comptime V: type, x: V) V {
     return pick(V, x < constant(V, 0), e, one) / (one + e);
 }
 
-/// ln(1 + e^x) without overflow.
+/// ln(1 + e^x) without overflow: max(x, 0) + ln(1 + e), e = e^−|x|. In f32 that logarithm is
+/// 2·artanh(s), s = e/(2 + e) ≤ 1/3: an odd polynomial, accurate in the tail.
 pub inline fn softplus(comptime V: type, x: V) V {
-    return @max(x, constant(V, 0)) + log1p(V, exp(V, -@abs(x)));
+    const zero = constant(V, 0);
+    const e = exp(V, -@abs(x));
+    const positive = pick(V, zero > x, zero, x);
+    if (Child(V) == f64) return positive + log1p(V, e);
+    const s = e / (c(V, 2) + e);
+    const z = s * s;
+    const p = polynomial(V, z, &.{ 2.8006372e-1, 2.8003097e-1, 4.0021434e-1, 6.666642e-1 });
+    return positive + fma(V, p * z, s, s + s);
 }
 
 /// ln σ(x) = −softplus(−x).
@@ -238,10 +248,10 @@ pub inline fn tanh(comptime V: type, x: V) V {
         -5.695813e-3, 2.0630825e-2, -5.373714e-2, 1.333141e-1, -3.333328e-1,
     });
     const near = fma(V, p * z, x, x);
-    const e = exp(V, @min(a + a, c(V, 80)));
+    const e = exp(V, clamp(V, a + a, 0, 80));
     const far = c(V, 1) - c(V, 2) / (e + c(V, 1));
     const signed = pick(V, x < c(V, 0), -far, far);
-    return pick(V, x != x, x, pick(V, a < c(V, 0.625), near, signed));
+    return pick(V, a < c(V, 0.625), near, signed);
 }
 
 /// a² minus its rounded value, exact. Without fused multiply-add: by halves of 12 bits each.
@@ -265,7 +275,7 @@ pub inline fn normalTail(comptime V: type, a: V) Tail(V) {
         .tail = lanewise(V, a, scalar.normalTail64),
         .bell = exp(V, constant(V, -0.5) * a * a),
     };
-    // The rounding error of a² would be multiplied by a² in the tail; it is put back to first order.
+    // The rounding error of a² would be multiplied by a² in the tail: it is put back, first order.
     const square = a * a;
     const lost = squareError(V, a, square);
     const finite = square < c(V, 1e30);
@@ -328,7 +338,12 @@ inline fn turn(comptime V: type, x: V, comptime quarter: i32) V {
     const q = @as(Like(V, i32), @intFromFloat(n)) +% ic(V, quarter);
     const z = r * r;
     const s = fma(V, polynomial(V, z, &.{ -1.9518285e-4, 8.332189e-3, -1.6666655e-1 }) * z, r, r);
-    const k = fma(V, polynomial(V, z, &.{ 2.4432562e-5, -1.3887311e-3, 4.1666646e-2 }) * z, z, fma(V, z, c(V, -0.5), c(V, 1)));
+    const k = fma(
+        V,
+        polynomial(V, z, &.{ 2.4432562e-5, -1.3887311e-3, 4.1666646e-2 }) * z,
+        z,
+        fma(V, z, c(V, -0.5), c(V, 1)),
+    );
     const even = (q & ic(V, 1)) == ic(V, 0);
     const y = pick(V, even, s, k);
     return pick(V, (q & ic(V, 2)) == ic(V, 0), y, -y);

@@ -22,7 +22,11 @@ pub const softmaxBackward = softmax.softmaxBackward;
 pub const logSoftmaxForward = softmax.logSoftmaxForward;
 pub const logSoftmaxBackward = softmax.logSoftmaxBackward;
 
-pub fn normForward(comptime S: type, parallel: *const Parallel, a: *const args.NormForward) OutOfMemory!void {
+pub fn normForward(
+    comptime S: type,
+    parallel: *const Parallel,
+    a: *const args.NormForward,
+) OutOfMemory!void {
     const per_task = row.rowsPerTask(a.width);
     const Task = Forward(S);
     const task: Task = .{ .a = a, .per_task = per_task };
@@ -78,7 +82,11 @@ fn Forward(comptime S: type) type {
     };
 }
 
-pub fn normBackward(comptime S: type, parallel: *const Parallel, a: *const args.NormBackward) OutOfMemory!void {
+pub fn normBackward(
+    comptime S: type,
+    parallel: *const Parallel,
+    a: *const args.NormBackward,
+) OutOfMemory!void {
     const A = simd.Arithmetic(S);
     const columns = a.groups * a.width;
     const per_block = row.rowsPerBlock(a.rows, columns);
@@ -116,7 +124,13 @@ fn Backward(comptime S: type) type {
         }
 
         /// One row of one group: first the two means and the parameters' sums, then dx.
-        fn one(a: *const args.NormBackward, line: usize, group: usize, dscale: ?[*]A, dbias: ?[*]A) void {
+        fn one(
+            a: *const args.NormBackward,
+            line: usize,
+            group: usize,
+            dscale: ?[*]A,
+            dbias: ?[*]A,
+        ) void {
             const n = a.width;
             const center = a.center != 0;
             const dy = row.many(S, a.dy) + line * n;

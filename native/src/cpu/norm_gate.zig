@@ -128,7 +128,13 @@ fn Backward(comptime S: type) type {
 
         const Sums = struct { dscale: ?[*]A, dbias: ?[*]A };
 
-        fn one(a: *const args.HeadNormGateBackward, r: usize, group: usize, sums: Sums, slopes: [*]A) void {
+        fn one(
+            a: *const args.HeadNormGateBackward,
+            r: usize,
+            group: usize,
+            sums: Sums,
+            slopes: [*]A,
+        ) void {
             const n = a.width;
             const line = r * a.groups + group;
             const center = a.center != 0;

@@ -10,7 +10,12 @@ const Parallel = @import("../parallel.zig").Parallel;
 pub const lanes = simd.reduce_lanes;
 
 /// Elements i … i + 15 of a row of n; zeros past its end.
-pub inline fn load(comptime S: type, x: [*]const S, i: usize, n: usize) simd.Wide(simd.Arithmetic(S)) {
+pub inline fn load(
+    comptime S: type,
+    x: [*]const S,
+    i: usize,
+    n: usize,
+) simd.Wide(simd.Arithmetic(S)) {
     if (i + lanes <= n) return simd.loadN(S, lanes, x + i);
     var padded: [lanes]S = @splat(0);
     @memcpy(padded[0 .. n - i], x[i..n]);
@@ -71,7 +76,13 @@ pub fn statistics(
 }
 
 /// g = scale + offset, or 1.
-pub inline fn gain(comptime A: type, scale: ?[*]const A, i: usize, n: usize, offset: f64) simd.Wide(A) {
+pub inline fn gain(
+    comptime A: type,
+    scale: ?[*]const A,
+    i: usize,
+    n: usize,
+    offset: f64,
+) simd.Wide(A) {
     const W = simd.Wide(A);
     const s = scale orelse return @splat(1);
     return load(A, s, i, n) + @as(W, @splat(@as(A, @floatCast(offset))));
@@ -113,10 +124,20 @@ pub fn Collected(comptime A: type) type {
         out: [*]A,
 
         /// Null when the sum is not wanted.
-        pub fn init(parallel: *const Parallel, out: ?*anyopaque, blocks: usize, columns: usize) error{OutOfMemory}!?Self {
+        pub fn init(
+            parallel: *const Parallel,
+            out: ?*anyopaque,
+            blocks: usize,
+            columns: usize,
+        ) error{OutOfMemory}!?Self {
             const target = out orelse return null;
             const partial = try parallel.alloc(A, blocks * columns);
-            return .{ .partial = partial.ptr, .blocks = blocks, .columns = columns, .out = manyMut(A, target) };
+            return .{
+                .partial = partial.ptr,
+                .blocks = blocks,
+                .columns = columns,
+                .out = manyMut(A, target),
+            };
         }
 
         /// The block's sums, set to zero.

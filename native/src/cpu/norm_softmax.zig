@@ -17,23 +17,43 @@ const OutOfMemory = error{OutOfMemory};
 
 const block = 4096;
 
-pub fn softmaxForward(comptime S: type, parallel: *const Parallel, a: *const args.SoftmaxForward) OutOfMemory!void {
+pub fn softmaxForward(
+    comptime S: type,
+    parallel: *const Parallel,
+    a: *const args.SoftmaxForward,
+) OutOfMemory!void {
     overRows(parallel, a, Softmax(S, false).forward);
 }
 
-pub fn softmaxBackward(comptime S: type, parallel: *const Parallel, a: *const args.SoftmaxBackward) OutOfMemory!void {
+pub fn softmaxBackward(
+    comptime S: type,
+    parallel: *const Parallel,
+    a: *const args.SoftmaxBackward,
+) OutOfMemory!void {
     overRows(parallel, a, Softmax(S, false).backward);
 }
 
-pub fn logSoftmaxForward(comptime S: type, parallel: *const Parallel, a: *const args.SoftmaxForward) OutOfMemory!void {
+pub fn logSoftmaxForward(
+    comptime S: type,
+    parallel: *const Parallel,
+    a: *const args.SoftmaxForward,
+) OutOfMemory!void {
     overRows(parallel, a, Softmax(S, true).forward);
 }
 
-pub fn logSoftmaxBackward(comptime S: type, parallel: *const Parallel, a: *const args.SoftmaxBackward) OutOfMemory!void {
+pub fn logSoftmaxBackward(
+    comptime S: type,
+    parallel: *const Parallel,
+    a: *const args.SoftmaxBackward,
+) OutOfMemory!void {
     overRows(parallel, a, Softmax(S, true).backward);
 }
 
-fn overRows(parallel: *const Parallel, a: anytype, comptime body: fn (@TypeOf(a), usize) void) void {
+fn overRows(
+    parallel: *const Parallel,
+    a: anytype,
+    comptime body: fn (@TypeOf(a), usize) void,
+) void {
     if (a.width == 0) return;
     const per_task = row.rowsPerTask(a.width);
     parallel.each(@divCeil(a.rows, per_task), a, struct {
@@ -49,16 +69,29 @@ fn Softmax(comptime S: type, comptime logarithm: bool) type {
     const A = simd.Arithmetic(S);
     const W = simd.Wide(A);
     return struct {
+        /// The exponentials wait in y for their sum, except in bf16, where that would round twice.
+        const keeps = !logarithm and S != u16;
+
         fn forward(a: *const args.SoftmaxForward, r: usize) void {
             const n = a.width;
             const x = row.many(S, a.x) + r * n;
             const y = row.manyMut(S, a.y) + r * n;
             const most: W = @splat(maximum(x, n));
-            const total = blocked(n, Exponentials{ .x = x, .most = most, .n = n });
+            const terms: Exponentials = .{
+                .x = x,
+                .most = most,
+                .n = n,
+                .keep = if (keeps) y else null,
+            };
+            const total = blocked(n, terms);
             // For the logarithm: what is subtracted. Else: what is multiplied with.
             const last: W = @splat(@floatCast(if (logarithm) @log(total) else 1 / total));
             var i: usize = 0;
             while (i < n) : (i += row.lanes) {
+                if (keeps) {
+                    row.store(S, y, i, n, row.load(S, y, i, n) * last);
+                    continue;
+                }
                 const d = row.load(S, x, i, n) - most;
                 row.store(S, y, i, n, if (logarithm) d - last else math.exp(W, d) * last);
             }
@@ -74,7 +107,13 @@ fn Softmax(comptime S: type, comptime logarithm: bool) type {
             while (i < n) : (i += row.lanes) {
                 const d = row.load(S, dy, i, n);
                 const v = row.load(S, y, i, n);
-                row.store(S, dx, i, n, if (logarithm) d - math.exp(W, v) * total else v * (d - total));
+                row.store(
+                    S,
+                    dx,
+                    i,
+                    n,
+                    if (logarithm) d - math.exp(W, v) * total else v * (d - total),
+                );
             }
         }
 
@@ -82,7 +121,11 @@ fn Softmax(comptime S: type, comptime logarithm: bool) type {
             const f = partials.Lanes(.max, W, A);
             var most: W = @splat(simd.get(S, x, 0));
             var i: usize = 0;
-            while (i + row.lanes <= n) : (i += row.lanes) most = f.step(most, simd.loadN(S, row.lanes, x + i), most);
+            while (i + row.lanes <= n) : (i += row.lanes) most = f.step(
+                most,
+                simd.loadN(S, row.lanes, x + i),
+                most,
+            );
             var result = f.tree(most);
             while (i < n) : (i += 1) result = partials.larger(A, result, simd.get(S, x, i));
             return result;
@@ -92,8 +135,11 @@ fn Softmax(comptime S: type, comptime logarithm: bool) type {
             x: [*]const S,
             most: W,
             n: usize,
+            keep: ?[*]S,
             inline fn at(e: *const Exponentials, i: usize) W {
-                return row.masked(A, math.exp(W, row.load(S, e.x, i, e.n) - e.most), i, e.n);
+                const value = math.exp(W, row.load(S, e.x, i, e.n) - e.most);
+                if (keeps) row.store(S, e.keep.?, i, e.n, value);
+                return row.masked(A, value, i, e.n);
             }
         };
 

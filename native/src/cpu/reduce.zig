@@ -65,7 +65,13 @@ pub fn reduce(comptime S: type, parallel: *const Parallel, a: *const args.Reduce
         inline else => |op| {
             const down = plan.kept.innerStride(0) == 1 and plan.kept.inner() >= 8 and
                 plan.reduced.innerStride(0) != 1 and plan.terms > 1;
-            if (down) try columns.reduce(S, op, parallel, a, &plan) else try Rows(S, op).all(parallel, a, &plan);
+            if (down) try columns.reduce(
+                S,
+                op,
+                parallel,
+                a,
+                &plan,
+            ) else try Rows(S, op).all(parallel, a, &plan);
         },
     }
 }
@@ -82,7 +88,11 @@ fn Rows(comptime S: type, comptime op: Reduction) type {
             scratch: [*]Partial,
         };
 
-        fn all(parallel: *const Parallel, a: *const args.Reduce, plan: *const Plan) OutOfMemory!void {
+        fn all(
+            parallel: *const Parallel,
+            a: *const args.Reduce,
+            plan: *const Plan,
+        ) OutOfMemory!void {
             const count = @max(1, @divCeil(plan.terms, block));
             var task: Task = .{
                 .plan = plan,
@@ -134,7 +144,12 @@ fn Rows(comptime S: type, comptime op: Reduction) type {
             const n = @min(block, task.plan.terms - low);
             if (task.plan.reduced.isFlat(0)) return run(x + low, n);
             var buffer: [block]S = undefined;
-            const gather: Gather = .{ .x = x, .stride = task.plan.reduced.innerStride(0), .low = low, .to = &buffer };
+            const gather: Gather = .{
+                .x = x,
+                .stride = task.plan.reduced.innerStride(0),
+                .low = low,
+                .to = &buffer,
+            };
             task.plan.reduced.visit(low, low + n, &gather, Gather.copy);
             return run(&buffer, n);
         }

@@ -85,7 +85,12 @@ fn Columns(comptime S: type, comptime op: args.Reduction) type {
             for (&sums.acc) |*acc| acc.* = f.start();
             var at = low;
             while (at < high) : (at += partials.run) {
-                task.plan.reduced.visit(at, @min(high, at + partials.run), &sums, Accumulators.rows);
+                task.plan.reduced.visit(
+                    at,
+                    @min(high, at + partials.run),
+                    &sums,
+                    Accumulators.rows,
+                );
                 if (partials.additive(op)) sums.flush();
             }
             for (0..n) |i| {
@@ -128,32 +133,48 @@ fn Columns(comptime S: type, comptime op: args.Reduction) type {
 
             fn rows(sums: *Accumulators, offsets: [1]usize, at: usize, count: usize) void {
                 _ = at;
-                for (0..count) |row| sums.sweep(offsets[0] + row * sums.stride, false);
+                const x = sums.x + offsets[0];
+                var row: usize = 0;
+                while (row + 4 <= count) : (row += 4) sums.sweep(4, x + row * sums.stride, false);
+                while (row < count) : (row += 1) sums.sweep(1, x + row * sums.stride, false);
             }
 
             fn maxima(sums: *Accumulators, offsets: [1]usize, at: usize, count: usize) void {
                 _ = at;
-                for (0..count) |row| sums.sweep(offsets[0] + row * sums.stride, true);
+                for (0..count) |row| sums.sweep(1, sums.x + offsets[0] + row * sums.stride, true);
             }
 
-            /// One term of every column.
-            fn sweep(sums: *Accumulators, offset: usize, comptime only_max: bool) void {
-                const x = sums.x + offset;
+            /// `terms` terms of every column, in order: the sums are loaded and stored once.
+            fn sweep(
+                sums: *Accumulators,
+                comptime terms: usize,
+                x: [*]const S,
+                comptime only_max: bool,
+            ) void {
                 var i: usize = 0;
                 while (i + lanes <= sums.n) : (i += lanes) {
-                    sums.step(i / lanes, simd.load(S, x + i), only_max);
+                    inline for (0..terms) |k| {
+                        const term = simd.load(S, x + k * sums.stride + i);
+                        sums.step(i / lanes, term, only_max);
+                    }
                 }
                 if (i == sums.n) return;
-                var padded: [lanes]S = @splat(0);
-                @memcpy(padded[0 .. sums.n - i], x[i..sums.n]);
-                sums.step(i / lanes, simd.load(S, &padded), only_max);
+                inline for (0..terms) |k| {
+                    var padded: [lanes]S = @splat(0);
+                    @memcpy(padded[0 .. sums.n - i], x[k * sums.stride ..][i..sums.n]);
+                    sums.step(i / lanes, simd.load(S, &padded), only_max);
+                }
             }
 
             inline fn step(sums: *Accumulators, k: usize, x: V, comptime only_max: bool) void {
                 if (only_max) {
                     sums.most[k] = partials.larger(V, sums.most[k], x);
                 } else {
-                    sums.acc[k] = f.step(sums.acc[k], x, if (op == .logsumexp) sums.most[k] else f.start());
+                    sums.acc[k] = f.step(
+                        sums.acc[k],
+                        x,
+                        if (op == .logsumexp) sums.most[k] else f.start(),
+                    );
                 }
             }
         };

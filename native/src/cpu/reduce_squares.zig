@@ -77,7 +77,11 @@ fn Task(comptime S: type) type {
             return .{ simd.sum(L, f64, squares), @floatFromInt(@reduce(.Add, broken)) };
         }
 
-        inline fn step(x: @Vector(16, A), squares: *@Vector(16, f64), broken: *@Vector(16, u32)) void {
+        inline fn step(
+            x: @Vector(16, A),
+            squares: *@Vector(16, f64),
+            broken: *@Vector(16, u32),
+        ) void {
             const wide: @Vector(16, f64) = x;
             squares.* = simd.fma(@Vector(16, f64), wide, wide, squares.*);
             const zero: @Vector(16, A) = @splat(0);

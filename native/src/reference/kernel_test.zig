@@ -66,8 +66,19 @@ pub fn View(comptime T: type) type {
         pub const Layout = enum { row_major, random, broadcast };
 
         /// Random values in [low, high).
-        pub fn init(random: std.Random, shape: []const u64, layout: Layout, low: f64, high: f64) !Self {
-            var view: Self = .{ .data = &.{}, .rank = shape.len, .shape = @splat(1), .strides = @splat(0) };
+        pub fn init(
+            random: std.Random,
+            shape: []const u64,
+            layout: Layout,
+            low: f64,
+            high: f64,
+        ) !Self {
+            var view: Self = .{
+                .data = &.{},
+                .rank = shape.len,
+                .shape = @splat(1),
+                .strides = @splat(0),
+            };
             @memcpy(view.shape[0..shape.len], shape);
             var order: [max_rank]usize = .{ 0, 1, 2, 3, 4, 5, 6, 7 };
             if (layout != .row_major) random.shuffle(usize, order[0..shape.len]);

@@ -17,7 +17,14 @@ pub fn statistics(x: []const f64, eps: f64, center: bool) Stats {
 }
 
 /// y = x̂·gain + bias.
-pub fn norm(x: []const f64, gain: []const f64, bias: []const f64, eps: f64, center: bool, y: []f64) void {
+pub fn norm(
+    x: []const f64,
+    gain: []const f64,
+    bias: []const f64,
+    eps: f64,
+    center: bool,
+    y: []f64,
+) void {
     const stats = statistics(x, eps, center);
     for (x, gain, bias, y) |value, g, b, *out| out.* = (value - stats.mean) * stats.rstd * g + b;
 }

@@ -44,6 +44,15 @@ const fits = [_]Fit{
         .target = logTarget,
         .weight = logWeight,
     },
+    // ln(1 + e) = 2·artanh(s) = 2s + s·z·P(z), s = e/(2 + e), z = s²
+    .{
+        .name = "artanh",
+        .low = 0,
+        .high = 0.1111112,
+        .degree = 3,
+        .target = artanhTarget,
+        .weight = artanhWeight,
+    },
     // tanh x = x + x·z·P(z), z = x²
     .{
         .name = "tanh",
@@ -186,7 +195,7 @@ fn worst(fit: Fit, coefficients: *const [most]f64) f64 {
     return most_wrong;
 }
 
-/// Σ_k (±1)^k·term(k)·t^k with term given as a divisor.
+/// Σ_k term(k)·t^k over the first `terms`.
 fn series(t: f64, terms: usize, comptime term: fn (f64) f64) f64 {
     var y: f64 = 0;
     var i = terms;
@@ -229,6 +238,18 @@ fn logTarget(f: f64) f64 {
 fn logWeight(f: f64) f64 {
     if (f == 0) return 0;
     return f * f * f / std.math.log1p(f);
+}
+
+fn artanhTarget(z: f64) f64 {
+    return series(z, 20, struct {
+        fn term(k: f64) f64 {
+            return 2 / (2 * k + 3);
+        }
+    }.term);
+}
+fn artanhWeight(z: f64) f64 {
+    const s = @sqrt(z);
+    return if (z == 0) 0 else s * z / (2 * std.math.atanh(s));
 }
 
 /// (sinh x − x·cosh x)/(x³·cosh x), numerator and denominator as series in z.
