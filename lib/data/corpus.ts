@@ -5,7 +5,7 @@
 //   for (const batch of text.evaluation({ size: 16, length: 256 })) { ... }
 
 import { readFileSync, statSync } from "node:fs";
-import { basename } from "node:path";
+import { basename, resolve } from "node:path";
 import mobyDickFile from "../../assets/moby-dick.txt.zst" with { type: "file" };
 import { suggestion } from "../config/suggest.ts";
 import { type BatchOptions, BatchStream } from "./batches.ts";
@@ -70,7 +70,9 @@ export function corpus(name: EmbeddedName): Corpus {
     const hint = suggestion(name, embedded);
     throw new RangeError(`no embedded corpus "${name}"${hint}; corpusFromFile(path) reads a file`);
   }
-  return new Corpus(name, unpack(readFileSync(mobyDickFile), mobyDickFile));
+  // In a bundle the imported path is relative to the bundle, not to the working directory.
+  const path = resolve(import.meta.dir, mobyDickFile);
+  return new Corpus(name, unpack(read(path), path));
 }
 
 /**
