@@ -15,7 +15,10 @@ const Long = @Vector(width, u64);
 
 /// The four output words of eight counters.
 pub inline fn generate(counter: [4]Words, key: Key) [4]Words {
-    var c = counter;
+    // Words stay in 64-bit lanes, where a product needs no shuffles; upper halves are garbage that
+    // `product` ignores and the end cuts off.
+    var c: [4]Long = undefined;
+    inline for (&c, counter) |*to, from| to.* = from;
     var k = key;
     inline for (0..10) |round| {
         if (round > 0) {
@@ -25,19 +28,21 @@ pub inline fn generate(counter: [4]Words, key: Key) [4]Words {
         const a = product(0xD2511F53, c[0]);
         const b = product(0xCD9E8D57, c[2]);
         c = .{
-            high(b) ^ c[1] ^ @as(Words, @splat(k[0])),
-            @truncate(b),
-            high(a) ^ c[3] ^ @as(Words, @splat(k[1])),
-            @truncate(a),
+            (b >> @splat(32)) ^ c[1] ^ @as(Long, @splat(k[0])),
+            b,
+            (a >> @splat(32)) ^ c[3] ^ @as(Long, @splat(k[1])),
+            a,
         };
     }
-    return c;
+    var words: [4]Words = undefined;
+    inline for (&words, c) |*to, from| to.* = @truncate(from);
+    return words;
 }
 
 /// Words of the eight counters (group + i low, group + i high, 0, 0): elements 4·group and on.
 pub inline fn element(group: u64, key: Key) [4]Words {
     const index = @as(Long, @splat(group)) +% steps;
-    return generate(.{ @truncate(index), high(index), @splat(0), @splat(0) }, key);
+    return generate(.{ @truncate(index), @truncate(index >> @splat(32)), @splat(0), @splat(0) }, key);
 }
 
 /// Words of one counter.
@@ -53,18 +58,27 @@ pub const steps: Long = .{ 0, 1, 2, 3, 4, 5, 6, 7 };
 
 /// Puts four vectors of lanes into the order of the elements.
 pub inline fn ordered(comptime T: type, lanes: [4]@Vector(width, T)) [batch]T {
-    var out: [batch]T = undefined;
-    inline for (0..4) |lane| {
-        const values: [width]T = lanes[lane];
-        inline for (0..width) |i| out[4 * i + lane] = values[i];
-    }
-    return out;
+    const even = interlaced(T, width, lanes[0], lanes[2]);
+    const odd = interlaced(T, width, lanes[1], lanes[3]);
+    return interlaced(T, 2 * width, even, odd);
 }
 
-inline fn product(factor: u64, x: Words) Long {
-    return @as(Long, @splat(factor)) * @as(Long, x);
+/// a₀ b₀ a₁ b₁ …
+inline fn interlaced(
+    comptime T: type,
+    comptime n: comptime_int,
+    a: @Vector(n, T),
+    b: @Vector(n, T),
+) @Vector(2 * n, T) {
+    comptime var places: [2 * n]i32 = undefined;
+    comptime for (0..n) |i| {
+        places[2 * i] = i;
+        places[2 * i + 1] = ~@as(i32, i);
+    };
+    return @shuffle(T, a, b, places);
 }
 
-inline fn high(x: Long) Words {
-    return @truncate(x >> @splat(32));
+/// 64-bit product with the lower half of each lane.
+inline fn product(factor: u64, x: Long) Long {
+    return @as(Long, @splat(factor)) * (x & @as(Long, @splat(0xffffffff)));
 }
