@@ -79,7 +79,13 @@ inline fn narrowInteger(
     if (To == i32) return v;
     const low: @Vector(n, i32) = @splat(0);
     const high: @Vector(n, i32) = @splat(255);
-    return @intCast(@min(@max(v, low), high));
+    return lowByte(n, @min(@max(v, low), high));
+}
+
+/// Values 0 to 255 as bytes. By `@truncate`: for `@intCast` of a signed vector to a narrower unsigned
+/// one, Zig 0.17 in fast mode promises LLVM that it fits the signed range, and 255 becomes 127.
+inline fn lowByte(comptime n: comptime_int, v: @Vector(n, i32)) @Vector(n, u8) {
+    return @truncate(@as(@Vector(n, u32), @bitCast(v)));
 }
 
 inline fn truncate(comptime To: type, comptime n: comptime_int, v: @Vector(n, f64)) @Vector(n, To) {
@@ -89,7 +95,7 @@ inline fn truncate(comptime To: type, comptime n: comptime_int, v: @Vector(n, f6
     const zero: D = @splat(0);
     const number = @select(f64, v == v, v, zero);
     const whole: @Vector(n, i32) = @intFromFloat(@min(@max(number, low), high));
-    return if (To == i32) whole else @intCast(whole);
+    return if (To == i32) whole else lowByte(n, whole);
 }
 
 /// f64 to f32 rounded to odd: a second rounding to a shorter format is then the same as one.
