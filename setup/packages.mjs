@@ -14,6 +14,13 @@ export const bunVersion = manifest.devDependencies.bun;
 /** The pinned Bun. */
 export const bun = join(root, "node_modules", ".bin", "bun");
 
+/** npm waits more than a minute by default before it says that there is no network. */
+const patience = [
+  "--fetch-retries=2",
+  "--fetch-retry-mintimeout=1000",
+  "--fetch-retry-maxtimeout=4000",
+];
+
 const stampPath = join(root, "node_modules", ".xlstm-setup");
 
 /** Installs what the lock file says when it is not installed already. */
@@ -69,7 +76,7 @@ function install() {
   }
   say("installing the packages of package-lock.json into node_modules (once)");
   const [command, args, env] = npm
-    ? [npm, ["ci", "--no-audit", "--no-fund", "--cache", join(tools, "npm-cache")], {}]
+    ? [npm, ["ci", "--no-audit", "--no-fund", ...patience, "--cache", join(tools, "npm-cache")], {}]
     : [
         process.execPath,
         ["install", "--frozen-lockfile"],

@@ -168,6 +168,7 @@ function checkEffect(parsed: ParsedConfig, config: ModelConfig): ConfigIssue[] {
   for (const condition of idle) {
     for (const path of condition.paths) {
       for (const [leaf, value] of leaves(path, at(parsed, path))) {
+        if (actsInSlstm(leaf, config, kinds)) continue;
         if (isDefault(leaf, value, at(defaults, leaf))) continue;
         const message = `${show(value)} has no effect: ${condition.because(config)}`;
         issues.push({ path: leaf, message: `${message}. Remove it` });
@@ -179,6 +180,12 @@ function checkEffect(parsed: ParsedConfig, config: ModelConfig): ConfigIssue[] {
     issues.push({ path: "slstmAt", message });
   }
   return unique(issues);
+}
+
+/** The head norm of an sLSTM block shares its kind and epsilon with the mLSTM's. */
+function actsInSlstm(path: string, config: ModelConfig, kinds: ReadonlySet<BlockKind>): boolean {
+  const isHeadNorm = path === "mlstm.headNormEps" || path === "mlstm.headNormType";
+  return isHeadNorm && kinds.has("slstm") && config.slstm.headNorm;
 }
 
 function isDefault(path: string, value: unknown, usual: unknown): boolean {

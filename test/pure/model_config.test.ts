@@ -139,6 +139,14 @@ describe("errors", () => {
   });
 });
 
+test("the head norm of sLSTM blocks follows the mLSTM settings", () => {
+  const mlstm = { headNormEps: 1e-5, headNormType: "rmsnorm" } as const;
+  const config = resolveConfig({ ...small, slstmAt: "all", mlstm });
+  expect(config.mlstm).toMatchObject(mlstm);
+  const without = { ...small, slstmAt: "all", mlstm, slstm: { headNorm: false } };
+  expect(messageOf(without)).toContain("mlstm.headNormEps: 0.00001 has no effect");
+});
+
 describe("settings without effect are refused", () => {
   const cases: [object, string][] = [
     [
