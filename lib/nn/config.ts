@@ -1,9 +1,9 @@
-// The configuration of an xLSTM model (models.md §1): what a user may write, and what it resolves to.
+// The configuration of an xLSTM model (models.md §1): what one may write, and what it becomes.
 //
 //   const config = resolveConfig({ vocabSize: 256, embeddingDim: 128, numBlocks: 4, numHeads: 4 })
 //   config.ffn.hiddenDim   // 384: every default is filled in, derived widths included
 //
-// Resolving a resolved configuration gives it back unchanged, so checkpoints store the resolved one.
+// Resolving a resolved configuration changes nothing, so checkpoints store the resolved one.
 
 import { z } from "zod";
 import { ConfigError, type KeyHints, parseConfig } from "../config/errors.ts";

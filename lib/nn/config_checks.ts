@@ -1,5 +1,5 @@
-// Checks of a complete model configuration before anything is allocated (models.md §1.6): sizes that
-// must divide each other, and settings that would have no effect in this model.
+// Checks of a complete model configuration before anything is allocated (models.md §1.6): sizes
+// that must divide each other, and settings that would have no effect in this model.
 
 import { type ConfigIssue, show } from "../config/errors.ts";
 import type { BlockKind, ModelConfig, ParsedConfig } from "./config.ts";
@@ -49,7 +49,8 @@ function checkHeadwise(config: ModelConfig): ConfigIssue[] {
   for (const [name, factor] of Object.entries({ qkDimFactor, vDimFactor })) {
     const width = qkvBlockSize * factor;
     if (Number.isInteger(width)) continue;
-    const message = `${factor} x qkvBlockSize ${qkvBlockSize} = ${width} is not a whole block width`;
+    const product = `${factor} x qkvBlockSize ${qkvBlockSize} = ${width}`;
+    const message = `${product} is not a whole block width`;
     issues.push({ path: `mlstm.${name}`, message });
   }
   return issues;
@@ -68,7 +69,8 @@ function checkPositions(config: ModelConfig): ConfigIssue[] {
   const repeated = slstmAt.filter((index, place) => slstmAt.indexOf(index) !== place);
   const issues: ConfigIssue[] = [];
   if (outside.length > 0) {
-    const message = `${outside.join(", ")} lies outside of 0..${numBlocks - 1} (numBlocks ${numBlocks})`;
+    const range = `0..${numBlocks - 1} (numBlocks ${numBlocks})`;
+    const message = `${outside.join(", ")} lies outside of ${range}`;
     issues.push({ path: "slstmAt", message });
   }
   if (repeated.length > 0) {

@@ -1,5 +1,5 @@
-// Configurations of other implementations turned into ours (models.md §1, §12, §13): Hugging Face
-// and xlstm_large, the JAX system, the legacy PyTorch package.
+// Configurations of other implementations turned into ours (models.md §1, §12, §13): Hugging
+// Face and xlstm_large, the JAX system, the legacy PyTorch package.
 //
 //   const { config, notices } = configFromHuggingFace(JSON.parse(text))
 //   const model = nn.xlstm(config)
@@ -110,7 +110,7 @@ export function configFromHuggingFace(json: Fields): ImportedConfig {
   return { config, notices: [...notices, ...reader.notices()] };
 }
 
-/** From the fields of an xlstm_large `config.yaml`, with that class's defaults (models.md §13.3). */
+/** From the fields of an xlstm_large `config.yaml`, with that class's defaults (§13.3). */
 export function configFromXlstmLarge(fields: Fields): ImportedConfig {
   const reader = new Reader(fields, "xlstm_large");
   const outNorm = reader.flag(true, "add_out_norm");

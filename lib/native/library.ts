@@ -1,0 +1,135 @@
+// The one door to native code: loads the library at the first call, maps its scratch block and turns
+// statuses into errors. Nothing else imports bun:ffi.
+//
+//   const y = native().xl_copy(x.id, -1)   // status; results lie in the scratch block
+
+import { dlopen, type Pointer, toArrayBuffer } from "bun:ffi";
+import { existsSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { LibraryError, NativeError } from "./errors.ts";
+import { abiHash, symbols } from "./symbols.ts";
+import { traced } from "./trace.ts";
+
+type Argument = number | Pointer | NodeJS.TypedArray | null;
+/** The exported functions; every one but the first few returns a status. */
+export type Symbols = {
+  readonly [K in keyof typeof symbols]: (...args: Argument[]) => number;
+};
+
+export interface NativeOptions {
+  /** Threads including the caller; 0 = one per core. `XL_THREADS`. */
+  threads?: number;
+  /** Instruction-set level of the CPU kernels; default: the best there is. `XL_CPU_LEVEL`. */
+  level?: "plain" | "avx2" | "avx512";
+  /** Path of the library. `XL_LIBRARY`. */
+  path?: string;
+}
+
+const levels = ["plain", "avx2", "avx512"] as const;
+const options: NativeOptions = {};
+let loaded: Symbols | undefined;
+let views: Scratch | undefined;
+
+/** Typed views of the scratch block (`native/src/abi/scratch.zig`). */
+export interface Scratch {
+  /** 16 records of 16 integers: handle, dtype, rank, device, shape[8]. */
+  readonly outputs: Int32Array;
+  readonly outputCount: Int32Array;
+  readonly numbers: Float64Array;
+  readonly ints: Int32Array;
+  readonly floats: Float64Array;
+  readonly text: Uint8Array;
+}
+
+/** Sets options before (or, for threads and level, after) the library is loaded. */
+export function configure(changes: NativeOptions): void {
+  Object.assign(options, changes);
+  if (loaded) start(loaded);
+}
+
+/** The native functions; loads the library when it is not loaded yet. */
+export function native(): Symbols {
+  return loaded ?? load();
+}
+
+/** The scratch block; loads the library when it is not loaded yet. */
+export function scratch(): Scratch {
+  if (!views) load();
+  return views!;
+}
+
+/** Where the library is looked for, in order. */
+export function libraryPaths(): string[] {
+  const root = new URL("../../", import.meta.url).pathname;
+  const chosen = options.path ?? process.env.XL_LIBRARY;
+  return chosen ? [chosen] : [`${root}native/zig-out/lib/libxl.so`, `${root}libxl.so`];
+}
+
+/** Throws the recorded error of a failed call. */
+export function check(status: number, operation: string): void {
+  if (status !== 0) throw new NativeError(status, operation, lastError());
+}
+
+/** Wraps a native address in an ArrayBuffer whose collection runs the deallocator. */
+export function claim(address: number, bytes: number): ArrayBuffer {
+  deallocator ??= native().xl_deallocator() as unknown as Pointer;
+  return toArrayBuffer(address as Pointer, 0, Math.min(bytes, 2 ** 32), deallocator);
+}
+
+let deallocator: Pointer | undefined;
+
+function lastError(): string {
+  return String(native().xl_last_error());
+}
+
+function load(): Symbols {
+  const paths = libraryPaths();
+  const path = paths.find((candidate) => existsSync(candidate));
+  if (!path) {
+    throw new LibraryError(
+      `the native library is not built; looked for ${paths.join(", ")}. ` +
+        "Run `bun run build:native`.",
+    );
+  }
+  const table = open(path);
+  const hash = table.xl_abi_hash();
+  if (hash !== abiHash) {
+    throw new LibraryError(
+      `${path} has ABI ${hash}, these sources expect ${abiHash}. Run \`bun run build:native\`.`,
+    );
+  }
+  const address = table.xl_scratch() as unknown as Pointer;
+  const block = toArrayBuffer(address, 0, 8192);
+  views = {
+    outputs: new Int32Array(block, 0, 256),
+    numbers: new Float64Array(block, 1024, 64),
+    outputCount: new Int32Array(block, 1536, 1),
+    ints: new Int32Array(block, 2048, 512),
+    floats: new Float64Array(block, 4096, 128),
+    text: new Uint8Array(block, 5120, 3072),
+  };
+  loaded = table;
+  start(table);
+  return table;
+}
+
+function open(path: string): Symbols {
+  try {
+    return traced(dlopen(path, symbols).symbols as unknown as Symbols);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new LibraryError(`cannot load ${path}: ${reason}. Run \`bun run build:native\`.`);
+  }
+}
+
+function start(table: Symbols): void {
+  const threads = options.threads ?? Number(process.env.XL_THREADS ?? 0);
+  const wanted = options.level ?? process.env.XL_CPU_LEVEL;
+  const level = wanted ? levels.indexOf(wanted as (typeof levels)[number]) : -1;
+  if (wanted && level < 0) {
+    throw new LibraryError(`XL_CPU_LEVEL: ${wanted} is not one of ${levels.join(", ")}`);
+  }
+  const count = threads === 0 ? availableParallelism() : threads;
+  const status = table.xl_start(count, level);
+  if (status !== 0) throw new NativeError(status, "start", String(table.xl_last_error()));
+}

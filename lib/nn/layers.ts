@@ -1,0 +1,117 @@
+// Small layers shared by the blocks. Each takes its parameters from the store by dotted name.
+
+import {
+  dropout,
+  type DType,
+  type GateActivation,
+  gatedActivation,
+  layerNorm,
+  linear,
+  linears,
+  rmsNorm,
+  type Tensor,
+  unaryActivation,
+} from "../tensor/index.ts";
+import { keyOf } from "../tensor/random.ts";
+import type { FeedForwardConfig, ModelConfig } from "./config.ts";
+import type { ForwardContext } from "./context.ts";
+import type { Parameter, ParameterStore } from "./parameter.ts";
+
+/** y = W x (+ b), W [out, in]. */
+export class Linear {
+  readonly weight: Parameter;
+  readonly bias: Parameter | undefined;
+
+  constructor(store: ParameterStore, name: string) {
+    this.weight = store.take(`${name}.weight`);
+    this.bias = store.maybe(`${name}.bias`);
+  }
+
+  forward(x: Tensor): Tensor {
+    return linear(x, this.weight, this.bias);
+  }
+}
+
+/**
+ * Several layers on one input as one operation: the input is read once, its gradient summed once.
+ * `dtypes` asks for other result dtypes than the input's (gates in f32).
+ */
+export function forwardAll(
+  x: Tensor,
+  layers: readonly Linear[],
+  dtypes: readonly (DType | undefined)[] = [],
+): Tensor[] {
+  return linears(
+    x,
+    layers.map((layer) => layer.weight),
+    layers.map((layer) => layer.bias),
+    dtypes,
+  );
+}
+
+/** RMSNorm or LayerNorm over the last dim (models.md §2.2). */
+export class Norm {
+  readonly scale: Parameter;
+  readonly bias: Parameter | undefined;
+  readonly #layernorm: boolean;
+  readonly #eps: number;
+  readonly #offset: number;
+
+  constructor(store: ParameterStore, name: string, config: ModelConfig) {
+    this.scale = store.take(`${name}.scale`);
+    this.bias = store.maybe(`${name}.bias`);
+    this.#layernorm = config.normType === "layernorm";
+    this.#eps = config.normEps;
+    this.#offset = config.normResidualScale ? 1 : 0;
+  }
+
+  forward(x: Tensor): Tensor {
+    const options = { eps: this.#eps, scaleOffset: this.#offset, bias: this.bias };
+    return this.#layernorm ? layerNorm(x, this.scale, options) : rmsNorm(x, this.scale, options);
+  }
+}
+
+/** Gated or plain feed-forward network (models.md §2.7). */
+export class FeedForward {
+  readonly gate: Linear | undefined;
+  readonly up: Linear;
+  readonly down: Linear;
+  readonly #activation: GateActivation;
+  readonly #dropout: number;
+  readonly #site: string;
+
+  constructor(store: ParameterStore, name: string, config: FeedForwardConfig) {
+    this.gate = config.type === "gated" ? new Linear(store, `${name}.gate`) : undefined;
+    this.up = new Linear(store, `${name}.up`);
+    this.down = new Linear(store, `${name}.down`);
+    this.#activation = config.activation;
+    this.#dropout = config.dropout;
+    this.#site = name;
+  }
+
+  forward(x: Tensor, context: ForwardContext): Tensor {
+    const y = this.down.forward(this.#hidden(x));
+    return applyDropout(y, this.#dropout, this.#site, context);
+  }
+
+  #hidden(x: Tensor): Tensor {
+    if (!this.gate) return unaryActivation(this.up.forward(x), this.#activation);
+    const [gate, up] = forwardAll(x, [this.gate, this.up]);
+    return gatedActivation(gate!, up!, this.#activation);
+  }
+}
+
+/**
+ * Dropout of [B, S, D] activations: the mask depends on (seed, step, site) and on (global sample,
+ * position, feature), so it is the same on every mesh and when activations are recomputed.
+ */
+export function applyDropout(
+  x: Tensor,
+  rate: number,
+  site: string,
+  context: ForwardContext,
+): Tensor {
+  if (!context.train || rate === 0) return x;
+  const { seed, step, sample } = context.dropout;
+  return dropout(x, rate, keyOf(`dropout/${site}/${step}`, seed), sample);
+}

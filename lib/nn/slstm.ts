@@ -1,0 +1,94 @@
+// The sLSTM mixer: convolution, head-wise gate projections, recurrent cell, head norm; no output
+// projection (models.md §4.3).
+
+import {
+  causalConv,
+  concat,
+  headwiseLinear,
+  reshape,
+  silu,
+  slstm,
+  type Tensor,
+} from "../tensor/index.ts";
+import type { ModelConfig } from "./config.ts";
+import type { BlockState, ForwardContext, Mixed } from "./context.ts";
+import { HeadNorm } from "./head_norm.ts";
+import { applyDropout } from "./layers.ts";
+import type { Parameter, ParameterStore } from "./parameter.ts";
+
+export class SlstmMixer {
+  readonly convWeight: Parameter | undefined;
+  readonly convBias: Parameter | undefined;
+  readonly iGate: Parameter;
+  readonly fGate: Parameter;
+  readonly zGate: Parameter;
+  readonly oGate: Parameter;
+  readonly recurrent: Parameter;
+  readonly cellBias: Parameter;
+  readonly headNorm: HeadNorm | undefined;
+  readonly #config: ModelConfig;
+  readonly #site: string;
+
+  constructor(store: ParameterStore, name: string, config: ModelConfig) {
+    this.convWeight = store.maybe(`${name}.conv.weight`);
+    this.convBias = store.maybe(`${name}.conv.bias`);
+    this.iGate = store.take(`${name}.i_gate.weight`);
+    this.fGate = store.take(`${name}.f_gate.weight`);
+    this.zGate = store.take(`${name}.z_gate.weight`);
+    this.oGate = store.take(`${name}.o_gate.weight`);
+    this.recurrent = store.take(`${name}.recurrent`);
+    this.cellBias = store.take(`${name}.cell_bias`);
+    const center = config.mlstm.headNormType === "layernorm";
+    this.headNorm = config.slstm.headNorm
+      ? new HeadNorm(store, `${name}.head_norm`, config, center)
+      : undefined;
+    this.#config = config;
+    this.#site = name;
+  }
+
+  /** u [B, S, D] normalised; returns the branch [B, S, D]. */
+  forward(u: Tensor, context: ForwardContext, state?: BlockState): Mixed {
+    const [B, S, D] = u.shape as [number, number, number];
+    const { slstm: options } = this.#config;
+    const heads = options.numHeads;
+    const borders = this.#config.mlstm.resetAtDocumentBoundaries ? context.borders : undefined;
+    const { activated, conv } = this.#convolve(u, context, borders, state);
+    const gate = (x: Tensor, weight: Parameter) =>
+      reshape(headwiseLinear(x, weight), [B, S, 1, heads, D / heads]);
+    const gates = [
+      gate(activated, this.iGate),
+      gate(activated, this.fGate),
+      gate(u, this.zGate),
+      gate(u, this.oGate),
+    ];
+    const cell = slstm(concat(gates, 2), this.recurrent, this.cellBias, {
+      state: state?.slstm,
+      borders,
+      lengths: context.lengths,
+      function: options.function,
+      forwardClip: options.forwardClip,
+      gradRecurrentClip: options.gradRecurrentClip,
+      gradRecurrentCut: options.gradRecurrentCut,
+    });
+    const flat = reshape(cell.y, [B, S, D]);
+    const dropped = applyDropout(flat, this.#config.dropout, this.#site, context);
+    const y = this.headNorm ? this.headNorm.forward(reshape(dropped, cell.y.shape)) : dropped;
+    return { y, state: context.returnState ? { slstm: cell.state, conv } : undefined };
+  }
+
+  #convolve(
+    u: Tensor,
+    context: ForwardContext,
+    borders: Tensor | undefined,
+    state: BlockState | undefined,
+  ) {
+    if (!this.convWeight) return { activated: u, conv: undefined };
+    const { y, state: conv } = causalConv(u, this.convWeight, this.convBias, {
+      state: state?.conv,
+      borders,
+      lengths: context.lengths,
+      returnState: context.returnState,
+    });
+    return { activated: silu(y), conv };
+  }
+}
