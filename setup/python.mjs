@@ -64,7 +64,7 @@ async function install(name, version, folder, what) {
 
 function explain(output, wanted, python) {
   if (isOffline(output)) {
-    return `PyPI cannot be reached for ${wanted}; check the network and proxy, then run this again.`;
+    return `PyPI cannot be reached for ${wanted}; check network and proxy, then run this again.`;
   }
   if (/No matching distribution/.test(output)) {
     return `${python} -m pip finds no ${wanted}; check pip's index setting (pip config list).`;

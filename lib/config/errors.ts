@@ -26,7 +26,7 @@ export class ConfigError extends Error {
 /** Key -> sentence for keys that are known not to exist (moved, removed, or foreign names). */
 export type KeyHints = Readonly<Record<string, string>>;
 
-/** Parses `input`; throws a ConfigError that lists every issue. `hints` explain known wrong keys. */
+/** Parses `input`; throws a ConfigError that lists every issue. `hints` explain wrong keys. */
 export function parseConfig<S extends z.ZodType>(
   schema: S,
   input: unknown,

@@ -1,5 +1,5 @@
-// How a tensor of ours lies in another implementation's checkpoint, as data: the shape it has there,
-// and the steps that turn it into ours. Every step can be undone, so one table serves both ways.
+// How a tensor of ours lies in another implementation's checkpoint, as data: the shape it has
+// there, and the steps that turn it into ours. Each can be undone, so one table serves both ways.
 
 /** What name maps need of a tensor; axes and rows are those of row-major arrays. */
 export interface TensorOps<T> {

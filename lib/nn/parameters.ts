@@ -1,5 +1,5 @@
-// The parameters of a configuration: names, shapes, initial values and weight decay of every one, in
-// a fixed order (models.md §7, §11). Models, checkpoints, name maps and counts all read this list.
+// The parameters of a configuration: names, shapes, initial values and weight decay of each, in a
+// fixed order (models.md §7, §11). Models, checkpoints, name maps and counts all read this list.
 
 import { blockKinds, type FeedForwardConfig, type ModelConfig, mlstmWidths } from "./config.ts";
 import {
