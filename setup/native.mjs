@@ -4,12 +4,13 @@ import { createHash } from "node:crypto";
 import {
   copyFileSync,
   existsSync,
+  mkdirSync,
   readdirSync,
   readFileSync,
   statSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { findNvcc } from "./nvcc.mjs";
 import { ensureZig, zig, zigEnvironment } from "./python.mjs";
 import { capture, exclusively, root, say, SetupError, show } from "./terminal.mjs";
@@ -42,6 +43,7 @@ export async function ensureNative({ force = false, nvcc } = {}) {
 export async function writeBindings() {
   await ensureZig();
   generateBindings();
+  mkdirSync(dirname(committed), { recursive: true });
   copyFileSync(generated, committed);
   say("wrote lib/native/symbols.ts");
 }
