@@ -1,0 +1,201 @@
+//! One row of the cross entropy: statistics of the softmax and the gradient. args/loss.zig.
+//!
+//!     z = c·tanh(r/c);  m = max z;  Σ = Σⱼ e^(zⱼ−m);  lse = m + ln Σ
+//!     dr = k·( p·(1 + 2λ·lse) − q )·(1 − (z/c)²),  p = e^(z−shift)·factor,  q = (1−ε)[j = y] + ε/V
+//! r [V] in S. Sums run over 16 lanes in A within blocks of 4096 logits, block sums and everything
+//! per row in f64, so long vocabularies keep their accuracy. Equals reference/loss.zig.
+
+const std = @import("std");
+const math = @import("math.zig");
+const order = @import("index_order.zig");
+const simd = @import("simd.zig");
+
+/// Logits whose sum is made in A.
+const block = 4096;
+const n = simd.reduce_lanes;
+
+pub const Options = struct {
+    soft_cap: f64,
+    label_smoothing: f64,
+    z_loss: f64,
+
+    pub fn of(a: anytype) Options {
+        return .{
+            .soft_cap = a.soft_cap,
+            .label_smoothing = a.label_smoothing,
+            .z_loss = a.z_loss,
+        };
+    }
+};
+
+pub const Row = struct {
+    loss: f64, // without the weight
+    lse: f64,
+    top: f64, // m
+    sum: f64, // Σ
+    correct: bool,
+};
+
+/// Statistics of the row whose target is `target` (< vocab).
+pub fn forward(comptime S: type, r: [*]const S, vocab: usize, target: usize, o: Options) Row {
+    return if (o.soft_cap > 0)
+        statistics(S, true, r, vocab, target, o)
+    else
+        statistics(S, false, r, vocab, target, o);
+}
+
+fn statistics(
+    comptime S: type,
+    comptime caps: bool,
+    r: [*]const S,
+    vocab: usize,
+    target: usize,
+    o: Options,
+) Row {
+    const A = simd.Arithmetic(S);
+    const cap: Cap(A, caps) = .init(o.soft_cap);
+    // The cap is monotone: the largest capped logit is the largest logit, capped.
+    const largest = order.maximum(S, r, vocab);
+    const top = cap.of(A, largest);
+    var sum: f64 = 0;
+    var total: f64 = 0; // Σ z, for label smoothing
+    const smooths = o.label_smoothing != 0;
+    var i: usize = 0;
+    while (i < vocab) : (i += block) {
+        const part = blockSums(S, caps, r + i, @min(block, vocab - i), top, cap, smooths);
+        sum += part[0];
+        total += part[1];
+    }
+    const lse = @as(f64, top) + @log(sum);
+    const chosen: f64 = cap.of(A, simd.get(S, r, target));
+    const share = o.label_smoothing / @as(f64, @floatFromInt(vocab));
+    var loss = lse - chosen;
+    if (o.label_smoothing != 0) loss = lse - (1 - o.label_smoothing) * chosen - share * total;
+    if (o.z_loss != 0) loss += o.z_loss * lse * lse;
+    const correct = simd.get(S, r, target) == largest and order.largest(S, r, vocab) == target;
+    return .{ .loss = loss, .lse = lse, .top = top, .sum = sum, .correct = correct };
+}
+
+/// Σ e^(z−top) and Σ z of one block.
+inline fn blockSums(
+    comptime S: type,
+    comptime caps: bool,
+    r: [*]const S,
+    count: usize,
+    top: simd.Arithmetic(S),
+    cap: Cap(simd.Arithmetic(S), caps),
+    wants_total: bool,
+) [2]f64 {
+    const A = simd.Arithmetic(S);
+    const V = simd.Wide(A);
+    var sums: V = @splat(0);
+    var totals: V = @splat(0);
+    var i: usize = 0;
+    while (i + n <= count) : (i += n) {
+        const z = cap.of(V, simd.loadN(S, n, r + i));
+        sums += math.exp(V, z - @as(V, @splat(top)));
+        if (wants_total) totals += z;
+    }
+    var sum: f64 = simd.sum(n, A, sums);
+    var total: f64 = simd.sum(n, A, totals);
+    while (i < count) : (i += 1) {
+        const z = cap.of(A, simd.get(S, r, i));
+        sum += math.exp(A, z - top);
+        total += z;
+    }
+    return .{ sum, total };
+}
+
+/// Everything the gradient of a row depends on.
+pub const Slope = struct {
+    scale: f64, // k: upstream gradient · grad_scale · weight
+    lse: f64,
+    shift: f64, // p = e^(z − shift)·factor: lse and 1, or m and 1/Σ
+    factor: f64,
+};
+
+/// Writes dr, which may be r itself.
+pub fn backward(
+    comptime S: type,
+    r: [*]const S,
+    dr: [*]S,
+    vocab: usize,
+    target: usize,
+    slope: Slope,
+    o: Options,
+) void {
+    if (o.soft_cap > 0) {
+        gradient(S, true, r, dr, vocab, target, slope, o);
+    } else gradient(S, false, r, dr, vocab, target, slope, o);
+}
+
+fn gradient(
+    comptime S: type,
+    comptime caps: bool,
+    r: [*]const S,
+    dr: [*]S,
+    vocab: usize,
+    target: usize,
+    slope: Slope,
+    o: Options,
+) void {
+    const A = simd.Arithmetic(S);
+    const V = simd.Wide(A);
+    const cap: Cap(A, caps) = .init(o.soft_cap);
+    const chosen = simd.get(S, r, target);
+    const share = o.label_smoothing / @as(f64, @floatFromInt(vocab));
+    const k: Factors(A) = .{
+        .shift = @floatCast(slope.shift),
+        .scale = @floatCast(slope.scale * slope.factor * (1 + 2 * o.z_loss * slope.lse)),
+        .rest = @floatCast(slope.scale * share),
+    };
+    var i: usize = 0;
+    while (i + n <= vocab) : (i += n) {
+        simd.storeN(S, n, dr + i, k.slope(V, cap, simd.loadN(S, n, r + i)));
+    }
+    while (i < vocab) : (i += 1) simd.put(S, dr, i, k.slope(A, cap, simd.get(S, r, i)));
+    // The target's own term is added before the rounding to S.
+    const own: A = @floatCast(slope.scale * (1 - o.label_smoothing));
+    simd.put(S, dr, target, k.slope(A, cap, chosen) - own * cap.derivative(A, cap.of(A, chosen)));
+}
+
+fn Factors(comptime A: type) type {
+    return struct {
+        shift: A,
+        scale: A,
+        rest: A,
+
+        inline fn slope(k: @This(), comptime V: type, cap: anytype, r: V) V {
+            const z = cap.of(V, r);
+            const p = math.exp(V, z - fill(V, k.shift)) * fill(V, k.scale) - fill(V, k.rest);
+            return p * cap.derivative(V, z);
+        }
+    };
+}
+
+/// z = c·tanh(r/c) and dz/dr = 1 − (z/c)²; the identity without a cap.
+fn Cap(comptime A: type, comptime caps: bool) type {
+    return struct {
+        cap: A,
+        inverse: A,
+
+        fn init(cap: f64) @This() {
+            return .{ .cap = @floatCast(cap), .inverse = if (caps) @floatCast(1 / cap) else 0 };
+        }
+
+        inline fn of(c: @This(), comptime V: type, r: V) V {
+            if (!caps) return r;
+            return fill(V, c.cap) * math.tanh(V, r * fill(V, c.inverse));
+        }
+
+        inline fn derivative(c: @This(), comptime V: type, z: V) V {
+            if (!caps) return fill(V, 1);
+            const t = z * fill(V, c.inverse);
+            return fill(V, 1) - t * t;
+        }
+    };
+}
+
+inline fn fill(comptime V: type, x: anytype) V {
+    return if (@typeInfo(V) == .vector) @splat(x) else x;
+}
