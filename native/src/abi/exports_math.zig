@@ -48,10 +48,16 @@ pub const table = .{
         "Batched product.",
     ),
     row(
-        "xl_matmul_into",
-        matmul.matmulInto,
-        &.{ "a", "b", "transpose_a", "transpose_b", "c" },
-        "c += a b.",
+        "xl_linear_input_gradient",
+        matmul.linearInputGradient,
+        &.{ "count", "x" },
+        "Sum of dy W over pairs in scratch.",
+    ),
+    row(
+        "xl_linear_weight_gradient",
+        matmul.linearWeightGradient,
+        &.{ "dy", "x", "dtype" },
+        "dy^T x.",
     ),
     row("xl_embedding", index.embedding, &.{ "table", "ids", "dtype" }, "Rows of a table."),
     row(

@@ -16,8 +16,12 @@ pub const has_fma = builtin.cpu.has(.x86, .fma);
 
 /// Lanes of this level's registers in type `A` (f32 or f64).
 pub fn lanes(comptime A: type) comptime_int {
-    return std.simd.suggestVectorLength(A) orelse 4;
+    return if (A == f32) lanes_f32 else if (A == f64) lanes_f64 else @compileError("no lanes");
 }
+
+// Asked once: the question costs hundreds of comptime branches each time.
+const lanes_f32 = std.simd.suggestVectorLength(f32) orelse 4;
+const lanes_f64 = std.simd.suggestVectorLength(f64) orelse 2;
 
 pub fn Vec(comptime A: type) type {
     return @Vector(lanes(A), A);

@@ -1,0 +1,284 @@
+//! C = alpha·A·B (+ C) (+ bias) (+ residual), in blocks that stay in the caches.
+//!
+//!   tile      mr × nr of C in registers: 6×16 with AVX2, 14×32 with AVX-512, 4×8 without either
+//!   k block   kc = 256 steps: a strip of B (kc × nr) stays in L1, mc rows of A in L2
+//!   job       an mc × nc block of C, all k blocks of the chunk; the unit of parallel work
+//!   chunk     at most 4096 × 4096 × 2048 of the problem is packed at a time
+//!
+//! B is always packed into strips, k-major, zero-padded to nr; strips are packed in parallel. A is
+//! read in place where its rows are contiguous in the arithmetic type (both products of a linear
+//! layer that have activations on the left), and packed into panels otherwise (weight gradients,
+//! bf16).
+//!
+//! Every element of C adds its products in one order: k ascending within a block, blocks ascending.
+//! The order depends on no thread count and no instruction-set level, so bits are equal for any
+//! number of threads, and for AVX2 and AVX-512.
+//!
+//! Roofline: 2·m·n·k FLOP against the FMA peak; packing adds (n + packed A)·k copies. Measured table
+//! and rejected attempts: docs/experiments.md. Equals reference/matmul.zig.
+
+const std = @import("std");
+const simd = @import("simd.zig");
+const dtype = @import("../dtype.zig");
+const args = @import("../args/matmul.zig");
+const Parallel = @import("../parallel.zig").Parallel;
+const pack = @import("matmul_pack.zig");
+const vector = @import("matmul_vector.zig");
+const tile = @import("matmul_tile.zig");
+
+const Failure = error{OutOfMemory};
+
+const kc = 256;
+const m_chunk = 4096;
+const n_chunk = 4096;
+const k_chunk = 8 * kc;
+/// Batch entries packed together: many small products share one pair of parallel loops.
+const group_elements = 4 << 20;
+
+pub fn matmul(comptime S: type, parallel: *const Parallel, a: *const args.Matmul) Failure!void {
+    if (a.m == 0 or a.n == 0 or a.batch == 0) return;
+    const narrow = a.c_dtype == @backingInt(dtype.DType.bf16);
+    if (!narrow and a.m <= vector.rows_max and vector.fits(S, a)) return vector.run(S, parallel, a);
+    if (narrow) return throughWide(S, parallel, a);
+    return blocked(S, parallel, a);
+}
+
+/// A bf16 result is made in f32 and rounded once.
+fn throughWide(comptime S: type, parallel: *const Parallel, a: *const args.Matmul) Failure!void {
+    if (S != f32) unreachable; // f64 products have f64 results.
+    const wide = try parallel.alloc(f32, a.batch * a.m * a.n);
+    var inner = a.*;
+    inner.c = wide.ptr;
+    inner.c_dtype = @backingInt(dtype.DType.f32);
+    inner.c_batch_stride = a.m * a.n;
+    inner.c_row_stride = a.n;
+    inner.residual = null;
+    inner.accumulate = 0;
+    if (a.m <= vector.rows_max and vector.fits(S, &inner))
+        try vector.run(S, parallel, &inner)
+    else
+        try blocked(S, parallel, &inner);
+    const Round = struct { from: [*]const f32, to: [*]u16, residual: ?[*]const u16, a: *const args.Matmul };
+    const round: Round = .{
+        .from = wide.ptr,
+        .to = @ptrCast(@alignCast(a.c)),
+        .residual = @ptrCast(@alignCast(a.residual)),
+        .a = a,
+    };
+    parallel.each(a.batch * a.m, round, struct {
+        fn body(r: Round, row: usize) void {
+            const at = row / r.a.m * r.a.c_batch_stride + row % r.a.m * r.a.c_row_stride;
+            for (0..r.a.n) |j| {
+                var x = r.from[row * r.a.n + j];
+                if (r.residual) |residual| x += dtype.fromBf16(residual[at + j]);
+                if (r.a.accumulate != 0) x += dtype.fromBf16(r.to[at + j]);
+                r.to[at + j] = dtype.toBf16(x);
+            }
+        }
+    }.body);
+}
+
+fn blocked(comptime A: type, parallel: *const Parallel, a: *const args.Matmul) Failure!void {
+    const T = tile.Tile(A);
+    const k_most = @min(@max(a.k, 1), k_chunk);
+    const m_most = roundUp(@min(a.m, m_chunk), T.mr);
+    const n_most = roundUp(@min(a.n, n_chunk), T.nr);
+    const direct = a.a_column_stride == 1 and pack.same(A, a.a_dtype);
+    const each_a = if (direct) 0 else m_most * k_most;
+    const group = std.math.clamp(group_elements / (each_a + n_most * k_most), 1, a.batch);
+    const packed_a = try parallel.alloc(A, group * each_a);
+    const packed_b = try parallel.alloc(A, group * n_most * k_most);
+    var chunk: Chunk(A) = undefined;
+    chunk.a = a;
+    chunk.direct = direct;
+    chunk.packed_a = packed_a.ptr;
+    chunk.packed_b = packed_b.ptr;
+    var batch: usize = 0;
+    while (batch < a.batch) : (batch += group) {
+        chunk.batch = batch;
+        chunk.group = @min(group, a.batch - batch);
+        var m: usize = 0;
+        while (m < a.m) : (m += m_chunk) {
+            chunk.m = m;
+            chunk.rows = @min(m_chunk, a.m - m);
+            var n: usize = 0;
+            while (n < a.n) : (n += n_chunk) {
+                chunk.n = n;
+                chunk.columns = @min(n_chunk, a.n - n);
+                var k: usize = 0;
+                while (true) {
+                    chunk.k = k;
+                    chunk.depth = @min(k_chunk, a.k - k);
+                    chunk.run(parallel);
+                    k += k_chunk;
+                    if (k >= a.k) break;
+                }
+            }
+        }
+    }
+}
+
+fn roundUp(x: usize, step: usize) usize {
+    return (x + step - 1) / step * step;
+}
+
+/// One part of the problem, packed and multiplied.
+fn Chunk(comptime A: type) type {
+    const T = tile.Tile(A);
+    return struct {
+        a: *const args.Matmul,
+        packed_a: [*]A,
+        packed_b: [*]A,
+        direct: bool,
+        batch: usize,
+        group: usize,
+        m: usize,
+        rows: usize,
+        n: usize,
+        columns: usize,
+        k: usize,
+        depth: usize,
+        mc: usize = 0,
+        nc: usize = 0,
+
+        const Self = @This();
+
+        fn run(chunk: *Self, parallel: *const Parallel) void {
+            if (chunk.depth > 0) {
+                parallel.each(chunk.group * chunk.strips(), @as(*const Self, chunk), packB);
+                if (!chunk.direct) parallel.each(chunk.group * chunk.panels(), @as(*const Self, chunk), packA);
+            }
+            // Few blocks: smaller ones, so that every core has some. Only the shape decides.
+            chunk.mc = 12 * T.mr;
+            chunk.nc = 16 * T.nr;
+            if (chunk.group * chunk.blocksM() * chunk.blocksN() < 32) {
+                chunk.mc = 2 * T.mr;
+                chunk.nc = 8 * T.nr;
+            }
+            parallel.each(chunk.group * chunk.blocksM() * chunk.blocksN(), @as(*const Self, chunk), job);
+        }
+
+        fn strips(chunk: *const Self) usize {
+            return std.math.divCeil(usize, chunk.columns, T.nr) catch unreachable;
+        }
+
+        fn panels(chunk: *const Self) usize {
+            return std.math.divCeil(usize, chunk.rows, T.mr) catch unreachable;
+        }
+
+        fn blocksM(chunk: *const Self) usize {
+            return std.math.divCeil(usize, chunk.rows, chunk.mc) catch unreachable;
+        }
+
+        fn blocksN(chunk: *const Self) usize {
+            return std.math.divCeil(usize, chunk.columns, chunk.nc) catch unreachable;
+        }
+
+        fn stripOf(chunk: *const Self, entry: usize, strip: usize) [*]A {
+            return chunk.packed_b + (entry * chunk.strips() + strip) * chunk.depth * T.nr;
+        }
+
+        fn panelOf(chunk: *const Self, entry: usize, panel: usize) [*]A {
+            return chunk.packed_a + (entry * chunk.panels() + panel) * chunk.depth * T.mr;
+        }
+
+        fn packB(chunk: *const Self, index: usize) void {
+            const a = chunk.a;
+            const entry = index / chunk.strips();
+            const strip = index % chunk.strips();
+            const column = strip * T.nr;
+            const at = (chunk.batch + entry) * a.b_batch_stride +
+                chunk.k * a.b_row_stride + (chunk.n + column) * a.b_column_stride;
+            pack.panel(A, T.nr, chunk.stripOf(entry, strip), a.b, a.b_dtype, .{
+                .offset = at,
+                .count = @min(T.nr, chunk.columns - column),
+                .depth = chunk.depth,
+                .step = a.b_column_stride,
+                .depth_step = a.b_row_stride,
+            });
+        }
+
+        fn packA(chunk: *const Self, index: usize) void {
+            const a = chunk.a;
+            const entry = index / chunk.panels();
+            const panel = index % chunk.panels();
+            const row = panel * T.mr;
+            const at = (chunk.batch + entry) * a.a_batch_stride +
+                (chunk.m + row) * a.a_row_stride + chunk.k * a.a_column_stride;
+            pack.panel(A, T.mr, chunk.panelOf(entry, panel), a.a, a.a_dtype, .{
+                .offset = at,
+                .count = @min(T.mr, chunk.rows - row),
+                .depth = chunk.depth,
+                .step = a.a_row_stride,
+                .depth_step = a.a_column_stride,
+            });
+        }
+
+        /// An mc × nc block of C: all k blocks of the chunk.
+        fn job(chunk: *const Self, index: usize) void {
+            const per_entry = chunk.blocksM() * chunk.blocksN();
+            const entry = index / per_entry;
+            const block = index % per_entry;
+            const row0 = block / chunk.blocksN() * chunk.mc;
+            const column0 = block % chunk.blocksN() * chunk.nc;
+            const row1 = @min(row0 + chunk.mc, chunk.rows);
+            const column1 = @min(column0 + chunk.nc, chunk.columns);
+            var k: usize = 0;
+            while (true) {
+                const depth = @min(kc, chunk.depth - k);
+                var column = column0;
+                while (column < column1) : (column += T.nr) {
+                    const strip = chunk.stripOf(entry, column / T.nr) + k * T.nr;
+                    var row = row0;
+                    while (row < row1) : (row += T.mr) chunk.product(entry, row, column, k, depth, strip);
+                }
+                k += kc;
+                if (k >= chunk.depth) break;
+            }
+        }
+
+        fn product(
+            chunk: *const Self,
+            entry: usize,
+            row: usize,
+            column: usize,
+            k: usize,
+            depth: usize,
+            strip: [*]const A,
+        ) void {
+            const a = chunk.a;
+            const rows = @min(T.mr, chunk.rows - row);
+            const columns = @min(T.nr, chunk.columns - column);
+            var sources: [T.mr][*]const A = undefined;
+            var step: usize = 1;
+            if (chunk.direct) {
+                const base: [*]const A = @ptrCast(@alignCast(a.a));
+                const start = base + (chunk.batch + entry) * a.a_batch_stride + chunk.k + k;
+                // Rows past the end repeat the last one; their results are not stored.
+                for (&sources, 0..) |*source, i| {
+                    source.* = start + (chunk.m + row + @min(i, rows - 1)) * a.a_row_stride;
+                }
+            } else {
+                step = T.mr;
+                const start = chunk.panelOf(entry, row / T.mr) + k * T.mr;
+                for (&sources, 0..) |*source, i| source.* = start + i;
+            }
+            const first = chunk.k + k == 0;
+            const c: [*]A = @ptrCast(@alignCast(a.c));
+            const at = (chunk.batch + entry) * a.c_batch_stride +
+                (chunk.m + row) * a.c_row_stride + chunk.n + column;
+            const bias: ?[*]const A = @ptrCast(@alignCast(a.bias));
+            const residual: ?[*]const A = @ptrCast(@alignCast(a.residual));
+            T.multiply(&sources, step, strip, depth, .{
+                .c = c + at,
+                .stride = a.c_row_stride,
+                .rows = rows,
+                .columns = columns,
+                .alpha = @floatCast(a.alpha),
+                .read = a.accumulate != 0 or !first,
+                .bias = if (first and bias != null) bias.? + chunk.n + column else null,
+                .residual = if (first and residual != null) residual.? + at else null,
+            });
+        }
+    };
+}
