@@ -160,7 +160,7 @@ pub const Reader = struct {
             point = 0x10000 + ((point - 0xd800) << 10) + (low - 0xdc00);
         }
         var encoded: [4]u8 = undefined;
-        // Surrogates are gone and 0x10ffff is the largest pair, so that every point has an encoding.
+        // Surrogates are gone and 0x10ffff is the largest pair: every point has an encoding.
         const length = std.unicode.utf8Encode(point, &encoded) catch unreachable;
         try text.appendSlice(reader.arena, encoded[0..length]);
     }

@@ -1,5 +1,5 @@
-//! Safetensors files as a source of tensors. Files have numbers of their own; their headers are kept
-//! in memory, their data is read when a tensor is asked for.
+//! Safetensors files as a source of tensors. Files have numbers of their own; their headers are
+//! kept in memory, their data is read when a tensor is asked for.
 
 const std = @import("std");
 const Context = @import("../runtime/context.zig").Context;
@@ -80,7 +80,7 @@ pub fn open(context: *Context, path_length: i32) Error!void {
         return call.invalid("the path has a NUL byte", .{});
     var arena: std.heap.ArenaAllocator = .init(context.gpa);
     errdefer arena.deinit();
-    const path = try arena.allocator().dupeZ(u8, given);
+    const path = try arena.allocator().dupeSentinel(u8, given, 0);
     var failure: File.Failure = .{};
     var file = File.open(path, &failure) catch return failIo(path, failure);
     errdefer file.close();
@@ -177,8 +177,8 @@ pub fn load(context: *Context, id: i32, index: i32, dtype: i32) Error!void {
     const found = try findEntry(&call, source, index);
     const name: safetensors.Escaped = .{ .text = found.name };
     const stored = found.type.native() orelse if (found.type == .BOOL) DType.u8 else return call
-        .unsupported("{s}: tensor \"{f}\" is of type {t}, which no tensor has; convert the file to " ++
-        "F32, BF16, F16, F64, I32 or U8", .{ shown(source.path), name, found.type });
+        .unsupported("{s}: tensor \"{f}\" is of type {t}, which no tensor has; convert the file " ++
+        "to F32, BF16, F16, F64, I32 or U8", .{ shown(source.path), name, found.type });
     const wanted = if (dtype == -1) stored else std.enums.fromInt(DType, dtype) orelse
         return call.invalid("dtype code {d} is not one of -1 to 5", .{dtype});
     var shape: [tensors.max_rank]usize = undefined;
