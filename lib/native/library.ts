@@ -73,7 +73,8 @@ export function check(status: number, operation: string): void {
 /** Wraps a native address in an ArrayBuffer whose collection runs the deallocator. */
 export function claim(address: number, bytes: number): ArrayBuffer {
   deallocator ??= native().xl_deallocator() as unknown as Pointer;
-  return toArrayBuffer(address as Pointer, 0, Math.min(bytes, 2 ** 32), deallocator);
+  const wrap = toArrayBuffer as (...args: [Pointer, number, number, Pointer]) => ArrayBuffer;
+  return wrap(address as Pointer, 0, Math.min(Math.max(bytes, 1), 2 ** 32), deallocator);
 }
 
 let deallocator: Pointer | undefined;

@@ -1,7 +1,10 @@
 //! Exports: norms, losses, optimisers.
 
 const row = @import("row.zig").row;
+const conv = @import("../ops/conv.zig");
+const mlstm = @import("../ops/mlstm.zig");
 const norm = @import("../ops/norm.zig");
+const slstm = @import("../ops/slstm.zig");
 const loss = @import("../ops/loss.zig");
 const optimizer = @import("../ops/optimizer.zig");
 
@@ -66,5 +69,41 @@ pub const table = .{
         optimizer.clipFactor,
         &.{ "sums", "max_norm" },
         "Global norm and clip factor.",
+    ),
+    row("xl_mlstm", mlstm.forward, &.{}, "mLSTM cell; everything in scratch."),
+    row("xl_mlstm_backward", mlstm.backward, &.{}, "Its gradients."),
+    row("xl_mlstm_step", mlstm.step, &.{}, "One token, the state in place."),
+    row(
+        "xl_slstm",
+        slstm.forward,
+        &.{ "wx", "r", "b", "initial", "borders", "lengths", "function", "save" },
+        "sLSTM cell.",
+    ),
+    row("xl_slstm_backward", slstm.backward, &.{"function"}, "Its gradients; handles in scratch."),
+    row(
+        "xl_slstm_step",
+        slstm.step,
+        &.{ "wx", "r", "b", "slots", "state", "function" },
+        "One token, the state in place.",
+    ),
+    row(
+        "xl_conv",
+        conv.forward,
+        &.{ "x", "weight", "bias", "state", "borders", "lengths", "silu" },
+        "Causal depthwise convolution.",
+    ),
+    row("xl_conv_backward", conv.backward, &.{"silu"}, "Its gradients; handles in scratch."),
+    row(
+        "xl_conv_step",
+        conv.step,
+        &.{ "x", "weight", "bias", "slots", "state", "silu" },
+        "One token, the state in place.",
+    ),
+    row("xl_headwise", conv.headwise, &.{ "x", "weight", "bias" }, "Block-diagonal linear map."),
+    row(
+        "xl_headwise_backward",
+        conv.headwiseBackward,
+        &.{ "dy", "x", "weight", "has_bias" },
+        "Its gradients.",
     ),
 };

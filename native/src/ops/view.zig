@@ -20,8 +20,8 @@ pub fn reshape(context: *Context, handle: i32, rank: i32) Error!void {
         .{ op.show(x.dims()), x.count(), op.show(shape), tensors.countOf(shape) },
     );
     if (!x.isContiguous()) {
-        const copy = try call.output(x.dtype, x.dims());
-        try op.copyInto(context, x, copy);
+        const moved = try call.output(x.dtype, x.dims());
+        try op.copyInto(context, x, moved);
         restride(&call.outputs[0], shape);
     } else {
         restride(&x, shape);

@@ -1,6 +1,7 @@
 //! Which instruction-set level of the CPU kernels runs here.
 
 const std = @import("std");
+const build_options = @import("build_options");
 const args = @import("../args.zig");
 
 pub const Level = enum(i32) { plain = 0, avx2 = 1, avx512 = 2 };
@@ -10,6 +11,8 @@ extern const xl_cpu_avx2: args.Table;
 extern const xl_cpu_avx512: args.Table;
 
 pub fn table(level: Level) *const args.Table {
+    // The generator of the bindings is linked without kernels, and calls none.
+    if (build_options.bindings_only) unreachable;
     return switch (level) {
         .plain => &xl_cpu_plain,
         .avx2 => &xl_cpu_avx2,

@@ -1,0 +1,502 @@
+// Generated from the Zig export table by `bun run build:native --bindings`. Do not edit.
+
+export const abiHash = 94730532;
+
+export const Status = {
+  ok: 0,
+  invalid_argument: 1,
+  invalid_handle: 2,
+  unsupported: 3,
+  out_of_memory: 4,
+  library_missing: 5,
+  cuda: 6,
+  cublas: 7,
+  nccl: 8,
+  io: 9,
+  timeout: 10,
+  aborted: 11,
+  internal: 12,
+} as const;
+
+export const DTypeCode = {
+  f32: 0,
+  bf16: 1,
+  f16: 2,
+  f64: 3,
+  i32: 4,
+  u8: 5,
+} as const;
+
+export const DeviceCode = {
+  cpu: 0,
+  cuda: 1,
+} as const;
+
+export const Unary = {
+  neg: 0,
+  abs: 1,
+  exp: 2,
+  log: 3,
+  sqrt: 4,
+  rsqrt: 5,
+  square: 6,
+  reciprocal: 7,
+  sigmoid: 8,
+  tanh: 9,
+  silu: 10,
+  gelu_erf: 11,
+  gelu_tanh: 12,
+  relu: 13,
+  relu2: 14,
+  selu: 15,
+  softplus: 16,
+  log_sigmoid: 17,
+  sin: 18,
+  cos: 19,
+  soft_cap: 20,
+  scale: 21,
+  add_scalar: 22,
+  pow_scalar: 23,
+  clamp_min: 24,
+  clamp_max: 25,
+} as const;
+
+export const Saved = {
+  input: 0,
+  output: 1,
+  nothing: 2,
+} as const;
+
+export const Binary = {
+  add: 0,
+  sub: 1,
+  mul: 2,
+  div: 3,
+  maximum: 4,
+  minimum: 5,
+  eq: 6,
+  lt: 7,
+  le: 8,
+  gt: 9,
+  ge: 10,
+} as const;
+
+export const Reduction = {
+  sum: 0,
+  mean: 1,
+  max: 2,
+  min: 3,
+  sum_squares: 4,
+  logsumexp: 5,
+} as const;
+
+export const Rule = {
+  sgd: 0,
+  momentum: 1,
+  nesterov: 2,
+  adam: 3,
+  nadam: 4,
+  adamax: 5,
+  radam: 6,
+  lamb: 7,
+  ademamix: 8,
+} as const;
+
+export const Phase = {
+  whole: 0,
+  norms: 1,
+  update: 2,
+} as const;
+
+export const symbols = {
+  /** xl_last_error() Text of this thread's last failure. */
+  xl_last_error: {
+    args: [],
+    returns: "cstring",
+  },
+  /** xl_scratch() Address of the 8 KiB scratch block. */
+  xl_scratch: {
+    args: [],
+    returns: "ptr",
+  },
+  /** xl_abi_hash() Hash of names and types of this table. */
+  xl_abi_hash: {
+    args: [],
+    returns: "i32",
+  },
+  /** xl_start(threads, level) Starts the context; threads 0 = one per core, level -1 = best. */
+  xl_start: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_deallocator() Function that drops a handle's cell, for the garbage collector. */
+  xl_deallocator: {
+    args: [],
+    returns: "ptr",
+  },
+  /** xl_memory() Numbers: tensors, bytes, peak, cached, calls, threads, level. */
+  xl_memory: {
+    args: [],
+    returns: "i32",
+  },
+  /** xl_reset_peak() Sets the peak to what is live now. */
+  xl_reset_peak: {
+    args: [],
+    returns: "i32",
+  },
+  /** xl_trim() Returns cached memory to the system. */
+  xl_trim: {
+    args: [],
+    returns: "i32",
+  },
+  /** xl_limit_memory(bytes) Bytes that tensors may take. */
+  xl_limit_memory: {
+    args: ["f64"],
+    returns: "i32",
+  },
+  /** xl_dispose(tensor) Releases a handle. */
+  xl_dispose: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_dispose_many(count) Releases handles in scratch ints. */
+  xl_dispose_many: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_cell(tensor) Numbers: address of a cell for the deallocator. */
+  xl_cell: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_panic() Panics, for the test of the panic handler. */
+  xl_panic: {
+    args: [],
+    returns: "i32",
+  },
+  /** xl_empty(rank, dtype) Undefined contents; shape in scratch. */
+  xl_empty: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_full(rank, dtype, value) One value; shape in scratch. */
+  xl_full: {
+    args: ["i32", "i32", "f64"],
+    returns: "i32",
+  },
+  /** xl_arange(count, dtype, start, step) start, start + step, … */
+  xl_arange: {
+    args: ["i32", "i32", "f64", "f64"],
+    returns: "i32",
+  },
+  /** xl_from_bytes(rank, dtype, data, bytes) Copies data in. */
+  xl_from_bytes: {
+    args: ["i32", "i32", "ptr", "ptr"],
+    returns: "i32",
+  },
+  /** xl_to_bytes(x, target, offset, bytes) Copies data out. */
+  xl_to_bytes: {
+    args: ["i32", "ptr", "ptr", "ptr"],
+    returns: "i32",
+  },
+  /** xl_write_bytes(x, data, offset, bytes) Overwrites data. */
+  xl_write_bytes: {
+    args: ["i32", "ptr", "ptr", "ptr"],
+    returns: "i32",
+  },
+  /** xl_reshape(x, rank) Same elements, shape in scratch. */
+  xl_reshape: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_permute(x, rank) Dims reordered, order in scratch. */
+  xl_permute: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_slice(x, dim, start, end, step) A range of one dim. */
+  xl_slice: {
+    args: ["i32", "i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_expand(x, rank) Broadcast view, shape in scratch. */
+  xl_expand: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_concat(count, dim) Joins tensors whose handles are in scratch. */
+  xl_concat: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_assign(target, source) Writes source into target in place. */
+  xl_assign: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_copy(x, dtype) Row-major copy; dtype -1 keeps it. */
+  xl_copy: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_alias(x) Another handle on the same memory. */
+  xl_alias: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_unary(x, op, parameter) Element-wise function. */
+  xl_unary: {
+    args: ["i32", "i32", "f64"],
+    returns: "i32",
+  },
+  /** xl_unary_backward(dy, saved, op, parameter) Its gradient. */
+  xl_unary_backward: {
+    args: ["i32", "i32", "i32", "f64"],
+    returns: "i32",
+  },
+  /** xl_binary(a, b, op) Element-wise with broadcasting. */
+  xl_binary: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_where(mask, a, b) mask ? a : b. */
+  xl_where: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_reduce(x, op, dims, keep) Reduction over dims in scratch. */
+  xl_reduce: {
+    args: ["i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_sum_to(x, rank) Sums a broadcast gradient back. */
+  xl_sum_to: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_gated_activation(gate, up, op) act(gate) * up. */
+  xl_gated_activation: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_gated_activation_backward(dy, gate, up, op) Its gradients. */
+  xl_gated_activation_backward: {
+    args: ["i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_global_sum_squares(count) Sums of squares of tensors. */
+  xl_global_sum_squares: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_matmul(a, b, transpose_a, transpose_b, bias, dtype) Batched product. */
+  xl_matmul: {
+    args: ["i32", "i32", "i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_linear_input_gradient(count, x) Sum of dy W over pairs in scratch. */
+  xl_linear_input_gradient: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_linear_weight_gradient(dy, x, dtype) dy^T x. */
+  xl_linear_weight_gradient: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_embedding(table, ids, dtype) Rows of a table. */
+  xl_embedding: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_embedding_backward(dy, ids, vocabulary) Its gradient. */
+  xl_embedding_backward: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_index_select(x, indices, dim) Positions of a dim. */
+  xl_index_select: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_index_add(dy, indices, dim, count) Its gradient. */
+  xl_index_add: {
+    args: ["i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_take_along(x, indices) Picks along the last dim. */
+  xl_take_along: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_take_along_backward(dy, indices, width) Its gradient. */
+  xl_take_along_backward: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_argmax(x) Largest element of the last dim. */
+  xl_argmax: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_top_k(x, k) k largest elements of the last dim. */
+  xl_top_k: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_random(kind, rank, dtype, key_low, key_high) Random tensor. */
+  xl_random: {
+    args: ["i32", "i32", "i32", "u32", "u32"],
+    returns: "i32",
+  },
+  /** xl_random_into(kind, y, key_low, key_high, first) The same in place. */
+  xl_random_into: {
+    args: ["i32", "i32", "u32", "u32", "ptr"],
+    returns: "i32",
+  },
+  /** xl_dropout(x, keep, key_low, key_high, first_sample, first_position) Dropout. */
+  xl_dropout: {
+    args: ["i32", "f64", "u32", "u32", "ptr", "ptr"],
+    returns: "i32",
+  },
+  /** xl_sample(logits, settings, draws) One token per row. */
+  xl_sample: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_norm(x, residual, scale, bias, groups, center, eps, scale_offset) RMSNorm, LayerNorm. */
+  xl_norm: {
+    args: ["i32", "i32", "i32", "i32", "i32", "i32", "f64", "f64"],
+    returns: "i32",
+  },
+  /** xl_norm_backward(dy, x, scale, mean, rstd, dsum, groups, center, has_bias, scale_offset) Its gradients. */
+  xl_norm_backward: {
+    args: ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "f64"],
+    returns: "i32",
+  },
+  /** xl_head_norm_gate(h, o, scale, bias, groups, center, eps, scale_offset) sigmoid(o) * norm(h). */
+  xl_head_norm_gate: {
+    args: ["i32", "i32", "i32", "i32", "i32", "i32", "f64", "f64"],
+    returns: "i32",
+  },
+  /** xl_head_norm_gate_backward(groups, center, eps, scale_offset) Its gradients. */
+  xl_head_norm_gate_backward: {
+    args: ["i32", "i32", "f64", "f64"],
+    returns: "i32",
+  },
+  /** xl_softmax(x, logarithm) Over the last dim. */
+  xl_softmax: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_softmax_backward(dy, y, logarithm) Its gradient. */
+  xl_softmax_backward: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_cross_entropy(logits, targets, mask) Loss sum and count. */
+  xl_cross_entropy: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_cross_entropy_backward(logits, targets, mask, lse, dloss, drows) Its gradient. */
+  xl_cross_entropy_backward: {
+    args: ["i32", "i32", "i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_linear_cross_entropy(hidden, weight, targets, mask, gradients) Head and loss in chunks. */
+  xl_linear_cross_entropy: {
+    args: ["i32", "i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_optimizer_step(rule, parameter, gradient, first, second, third, factor) One update in place. */
+  xl_optimizer_step: {
+    args: ["i32", "i32", "i32", "i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_clip_factor(sums, max_norm) Global norm and clip factor. */
+  xl_clip_factor: {
+    args: ["i32", "f64"],
+    returns: "i32",
+  },
+  /** xl_mlstm() mLSTM cell; everything in scratch. */
+  xl_mlstm: {
+    args: [],
+    returns: "i32",
+  },
+  /** xl_mlstm_backward() Its gradients. */
+  xl_mlstm_backward: {
+    args: [],
+    returns: "i32",
+  },
+  /** xl_mlstm_step() One token, the state in place. */
+  xl_mlstm_step: {
+    args: [],
+    returns: "i32",
+  },
+  /** xl_slstm(wx, r, b, initial, borders, lengths, function, save) sLSTM cell. */
+  xl_slstm: {
+    args: ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_slstm_backward(function) Its gradients; handles in scratch. */
+  xl_slstm_backward: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_slstm_step(wx, r, b, slots, state, function) One token, the state in place. */
+  xl_slstm_step: {
+    args: ["i32", "i32", "i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_conv(x, weight, bias, state, borders, lengths, silu) Causal depthwise convolution. */
+  xl_conv: {
+    args: ["i32", "i32", "i32", "i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_conv_backward(silu) Its gradients; handles in scratch. */
+  xl_conv_backward: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_conv_step(x, weight, bias, slots, state, silu) One token, the state in place. */
+  xl_conv_step: {
+    args: ["i32", "i32", "i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_headwise(x, weight, bias) Block-diagonal linear map. */
+  xl_headwise: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_headwise_backward(dy, x, weight, has_bias) Its gradients. */
+  xl_headwise_backward: {
+    args: ["i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_file_open(path_length) Path in scratch text. Numbers: file, tensors, metadata pairs. */
+  xl_file_open: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_file_entry(file, index) Name in scratch text. Numbers: its length, dtype, rank, dims, begin, end. */
+  xl_file_entry: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_file_metadata(file, index, offset) Piece of key NUL value in scratch text. Numbers: whole, key and piece length. */
+  xl_file_metadata: {
+    args: ["i32", "i32", "f64"],
+    returns: "i32",
+  },
+  /** xl_file_load(file, index, dtype) Reads a tensor; dtype -1 keeps the type of the file. */
+  xl_file_load: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_file_close(file) Closes a file. */
+  xl_file_close: {
+    args: ["i32"],
+    returns: "i32",
+  },
+} as const;
