@@ -50,7 +50,7 @@ export class Scope implements Disposable {
   /** Moves a tensor to the scope around this one, or out of all scopes. */
   release(tensor: Owned): void {
     this.remove(tensor);
-    adopt(tensor, this.#parent);
+    adopt(tensor, this.#parent ?? null);
   }
 
   [Symbol.dispose](): void {
@@ -79,8 +79,8 @@ export function currentScope(): Scope | undefined {
   return asyncScopes > 0 ? (storage.getStore()?.scope ?? current) : current;
 }
 
-/** Gives a new tensor its owner: the current scope, or the garbage collector. */
-export function adopt(tensor: Owned, owner = currentScope()): void {
+/** Gives a tensor its owner: the current scope, another one, or (null) the garbage collector. */
+export function adopt(tensor: Owned, owner: Scope | null = currentScope() ?? null): void {
   if (owner) return owner.add(tensor);
   check(native().xl_cell(tensor.id), "cell");
   claims.set(tensor, claim(scratch().numbers[0]!, tensor.byteLength));
@@ -91,7 +91,7 @@ export function keep<T extends Owned>(tensor: T): T {
   const owner = owners.get(tensor);
   if (owner) {
     owner.remove(tensor);
-    adopt(tensor, undefined as never);
+    adopt(tensor, null);
   }
   return tensor;
 }
