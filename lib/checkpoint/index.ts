@@ -1,6 +1,15 @@
 // Files of tensors and checkpoints.
 
 export { CheckpointError } from "./errors.ts";
+export { Checkpoint, loadCheckpoint } from "./load.ts";
+export { type Manifest, NewerFormatError } from "./manifest.ts";
+export {
+  type CheckpointContents,
+  latestCheckpoint,
+  listCheckpoints,
+  saveCheckpoint,
+} from "./protocol.ts";
+export type { Keep } from "./retention.ts";
 export { openSafetensors, type TensorEntry, type TensorFile } from "./safetensors.ts";
 export { openCheckpointFiles } from "./sharded.ts";
 export { saveSafetensors, type StoredFile, type StoredTensor } from "./writer.ts";

@@ -1,0 +1,216 @@
+// The commit protocol for one process (reliability.md §1 and §2): a checkpoint is visible complete
+// or not at all, whatever fails and whenever the power goes.
+//
+//   const path = saveCheckpoint("checkpoints", { step, tensors, recipe, data, rng });
+//   const latest = latestCheckpoint("checkpoints");
+//   using checkpoint = loadCheckpoint(latest!);
+//   const weight = checkpoint.load("lm_head.weight");
+
+import { existsSync, readdirSync } from "node:fs";
+import { basename, join } from "node:path";
+import library from "../../package.json" with { type: "json" };
+import { CheckpointError, messageOf } from "./errors.ts";
+import { type Files, quietly, systemFiles, writeDurably } from "./files.ts";
+import {
+  encodeManifest,
+  formatVersion,
+  type Manifest,
+  manifestName,
+  NewerFormatError,
+} from "./manifest.ts";
+import { type Keep, removable } from "./retention.ts";
+import { verifyCheckpoint, verifyStructure } from "./verify.ts";
+import { saveSafetensors, type StoredFile, type TensorBytes } from "./writer.ts";
+
+/** Anything that JSON holds. */
+export type Json = Manifest["data"];
+
+export interface CheckpointContents {
+  /** Steps that have been taken. */
+  readonly step: number;
+  /** Parameters, optimiser states, … by name. */
+  readonly tensors: Iterable<readonly [string, TensorBytes]>;
+  /** The recipe as it was resolved. */
+  readonly recipe: Json;
+  /** Position in the training data; one record for all processes. */
+  readonly data: Json;
+  readonly rng: Json;
+  /** For `keep.best`; what is not finite is stored as null. */
+  readonly metrics?: Readonly<Record<string, number>>;
+}
+
+export interface SaveOptions {
+  readonly keep?: Keep;
+  readonly files?: Files;
+  /** Where lines about what went wrong without harm to the checkpoint go. */
+  readonly warn?: (line: string) => void;
+}
+
+const tensorsName = "rank-0.safetensors";
+
+/**
+ * Saves a checkpoint as `directory/step-N` and returns that path; afterwards old ones go as `keep`
+ * says. Throws a CheckpointError when anything fails before the commit, or when the step is there
+ * already: the checkpoints that were there stay as they are. One writer per directory.
+ */
+export function saveCheckpoint(
+  directory: string,
+  contents: CheckpointContents,
+  { keep, files = systemFiles, warn = console.error }: SaveOptions = {},
+): string {
+  const { step } = contents;
+  const path = join(directory, `step-${step}`);
+  if (!Number.isSafeInteger(step) || step < 0) {
+    throw new CheckpointError({ path }, `step ${step} is not an integer from 0 on`);
+  }
+  if (existsSync(path)) throw new CheckpointError({ path }, "the step is saved already");
+  const temporary = `${path}.tmp-${crypto.randomUUID()}`;
+  try {
+    files.makeDirectory(directory);
+    removeLeftovers(directory, files);
+    files.makeDirectory(temporary);
+    const stored = saveSafetensors(join(temporary, tensorsName), contents.tensors, {}, files);
+    const manifest = encodeManifest(path, describe(contents, stored));
+    writeDurably(files, join(temporary, manifestName), (write) => write(manifest));
+    files.syncDirectory(temporary);
+    files.rename(temporary, path);
+  } catch (error) {
+    quietly(() => files.remove(temporary));
+    throw new CheckpointError({ path }, `was not saved: ${messageOf(error)}`, error);
+  }
+  // The checkpoint is there: what fails from here on is worth a line and no more.
+  const attempt = (what: string, action: () => void) => {
+    try {
+      action();
+      return true;
+    } catch (error) {
+      warn(`checkpoint ${path}: saved, but ${what}: ${messageOf(error)}`);
+      return false;
+    }
+  };
+  // Until the new name is on the disk, the old checkpoints may be all there is after a power cut.
+  const durable = attempt("its name may not be on the disk yet", () =>
+    files.syncDirectory(directory),
+  );
+  attempt("`latest` was not updated", () => writeLatest(directory, basename(path), files));
+  if (durable && keep) {
+    attempt("old ones were not removed", () => removeOld(directory, keep, files));
+  }
+  return path;
+}
+
+function describe(contents: CheckpointContents, stored: StoredFile): Manifest {
+  const { step, recipe, data, rng, metrics = {} } = contents;
+  const { bytes, headerBytes, headerHash } = stored;
+  const finite = Object.entries(metrics).map(([name, value]) => [
+    name,
+    Number.isFinite(value) ? value : null,
+  ]);
+  return {
+    format: formatVersion,
+    step,
+    library: library.version,
+    files: [{ name: tensorsName, bytes, headerBytes, headerHash }],
+    tensors: [...stored.tensors].map(([name, { dtype, shape, offset, bytes, hash }]) => {
+      return { name, file: tensorsName, dtype, shape: [...shape], offset, bytes, hash };
+    }),
+    recipe,
+    data,
+    rng,
+    metrics: Object.fromEntries(finite),
+  };
+}
+
+/** Advisory: people and scripts read it, discovery never trusts it. */
+function writeLatest(directory: string, name: string, files: Files): void {
+  const temporary = join(directory, `latest.tmp-${crypto.randomUUID()}`);
+  try {
+    writeDurably(files, temporary, (write) => write(new TextEncoder().encode(`${name}\n`)));
+    files.rename(temporary, join(directory, "latest"));
+  } catch (error) {
+    quietly(() => files.remove(temporary));
+    throw error;
+  }
+}
+
+/** What an interrupted save or deletion left behind. */
+function removeLeftovers(directory: string, files: Files): void {
+  for (const name of files.list(directory)) {
+    if (!/^(step-\d+\.(tmp|del)|latest\.tmp)-/.test(name)) continue;
+    quietly(() => files.remove(join(directory, name)));
+  }
+}
+
+function removeOld(directory: string, keep: Keep, files: Files): void {
+  const steps = listCheckpoints(directory);
+  for (const { path } of removable(steps, keep)) {
+    // Renamed first: a half-deleted tree must not look like a checkpoint.
+    const doomed = `${path}.del-${crypto.randomUUID()}`;
+    files.rename(path, doomed);
+    files.remove(doomed);
+  }
+}
+
+export interface ListedCheckpoint {
+  readonly step: number;
+  readonly path: string;
+}
+
+/** Committed checkpoints, newest first; nothing about them is verified. */
+export function listCheckpoints(directory: string): ListedCheckpoint[] {
+  if (!existsSync(directory)) return [];
+  return readdirSync(directory)
+    .flatMap((name) => {
+      const match = /^step-(0|[1-9]\d*)$/.exec(name);
+      return match ? [{ step: Number(match[1]), path: join(directory, name) }] : [];
+    })
+    .filter(({ path }) => existsSync(join(path, manifestName)))
+    .sort((a, b) => b.step - a.step);
+}
+
+export interface FindOptions {
+  /** `full` reads and hashes every byte; `quick` looks at manifests and file sizes. */
+  readonly verify?: "full" | "quick";
+  readonly files?: Files;
+  readonly warn?: (line: string) => void;
+}
+
+/**
+ * Path of the newest checkpoint that is sound; undefined when there is none. Damaged ones are
+ * renamed to `step-N.bad` with the reason beside them, and one line says which file and tensor.
+ * Throws for a checkpoint of a newer format: that is no damage.
+ */
+export function latestCheckpoint(
+  directory: string,
+  { verify = "full", files = systemFiles, warn = console.error }: FindOptions = {},
+): string | undefined {
+  for (const { path, step } of listCheckpoints(directory)) {
+    try {
+      const manifest = verify === "full" ? verifyCheckpoint(path) : verifyStructure(path);
+      if (manifest.step === step) return path;
+      throw new CheckpointError({ path }, `its manifest is of step ${manifest.step}`);
+    } catch (error) {
+      if (error instanceof NewerFormatError || !(error instanceof CheckpointError)) throw error;
+      const moved = setAside(path, error.message, files);
+      const place = moved ? `moved to ${moved}` : "left where it is";
+      warn(`DAMAGED CHECKPOINT ${error.message} (${place}); trying the one before`);
+    }
+  }
+  return undefined;
+}
+
+/** Renames to `.bad`, `.bad.1`, …; undefined when the file system does not let us. */
+function setAside(path: string, reason: string, files: Files): string | undefined {
+  let target = `${path}.bad`;
+  for (let i = 1; existsSync(target); i++) target = `${path}.bad.${i}`;
+  try {
+    files.rename(path, target);
+  } catch {
+    return undefined;
+  }
+  quietly(() => {
+    const bytes = new TextEncoder().encode(`${reason}\n`);
+    writeDurably(files, join(target, "reason.txt"), (write) => write(bytes));
+  });
+  return target;
+}
