@@ -230,4 +230,11 @@ test "greedy and degenerate rows" {
     const tokens = try draw(f32, pool.parallel(), &logits, &settings, &draws);
     defer gpa.free(tokens);
     try std.testing.expectEqualSlices(i32, &.{ 1, 1, 1, 0, 2 }, tokens);
+    // Settings the operation layer rejects give the best token, never a crash.
+    for ([_][3]f64{ .{ -1, 1, 0 }, .{ nan, 1, 0 }, .{ 1, -50, 0 }, .{ 1, 1, 7 } }) |odd| {
+        settings[4] = .{ .temperature = odd[0], .top_p = odd[1], .min_p = odd[2], .top_k = nan };
+        const one = try draw(f32, pool.parallel(), &.{ 0, 1, 5, 4 }, settings[4..], draws[4..]);
+        defer gpa.free(one);
+        try std.testing.expectEqual(2, one[0]);
+    }
 }

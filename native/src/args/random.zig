@@ -65,8 +65,8 @@ pub const DropoutForward = extern struct {
 
 /// One row of `CategoricalSample.settings`.
 pub const SampleSettings = extern struct {
-    temperature: f64, // 0 = greedy: the lowest id among the largest
-    top_p: f64, // ≥ 1 = off
+    temperature: f64, // 0 = greedy: the lowest id among the largest (so is anything not above 0)
+    top_p: f64, // in [0, 1]; 1 = off; 0 keeps one id
     min_p: f64, // 0 = off
     top_k: f64, // a whole number; < 1 = off
 };

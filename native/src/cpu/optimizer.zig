@@ -90,10 +90,13 @@ fn Job(comptime S: type) type {
             };
         }
 
-        /// Moments of the elements from `i` on; null ones read as 0 and are not written back.
-        inline fn moments(job: *const @This(), comptime V: type, comptime rule: Rule, i: usize) rules.Moments(
-            V,
-        ) {
+        /// Moments of the elements from `i` on; those the rule does not keep are undefined.
+        inline fn moments(
+            job: *const @This(),
+            comptime V: type,
+            comptime rule: Rule,
+            i: usize,
+        ) rules.Moments(V) {
             const kept = comptime rule.moments();
             return .{
                 .first = if (kept > 0) loadAs(A, V, job.first.? + i) else undefined,

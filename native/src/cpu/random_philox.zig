@@ -42,7 +42,8 @@ pub inline fn generate(counter: [4]Words, key: Key) [4]Words {
 /// Words of the eight counters (group + i low, group + i high, 0, 0): elements 4·group and on.
 pub inline fn element(group: u64, key: Key) [4]Words {
     const index = @as(Long, @splat(group)) +% steps;
-    return generate(.{ @truncate(index), @truncate(index >> @splat(32)), @splat(0), @splat(0) }, key);
+    const high: Words = @truncate(index >> @splat(32));
+    return generate(.{ @truncate(index), high, @splat(0), @splat(0) }, key);
 }
 
 /// Words of one counter.

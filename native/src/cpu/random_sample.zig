@@ -48,7 +48,7 @@ pub fn categoricalSample(
                 const draws: [*]const args.SampleDraw = @ptrCast(@alignCast(j.a.draws));
                 const tokens: [*]i32 = @ptrCast(@alignCast(j.a.tokens));
                 const best = order.largest(S, logits, vocab);
-                tokens[row] = @intCast(if (settings[row].temperature == 0) best else sample(
+                tokens[row] = @intCast(if (!(settings[row].temperature > 0)) best else sample(
                     S,
                     logits,
                     best,
@@ -117,7 +117,8 @@ fn cut(settings: args.SampleSettings, scores: []f64, ranks: []i32) void {
         const ranking: order.Order(f64) = .{ .row = scores.ptr };
         ranking.best(first, scores.len);
         const total = sumOf(scores, first);
-        keep(scores, if (settings.top_p < 1) prefix(scores, first, settings.top_p, total) else first);
+        const cuts = settings.top_p < 1;
+        keep(scores, if (cuts) prefix(scores, first, settings.top_p, total) else first);
     } else if (settings.top_p < 1) {
         const total = sum(scores);
         const ranked = ranks[0..candidates(scores, ranks, settings.top_p, total)];
@@ -153,7 +154,8 @@ fn keep(scores: []f64, kept: []const i32) void {
 /// (1 − top_p)/vocab of the sum hold less than 1 − top_p together and are left out: sorting the
 /// whole vocabulary would cost more than the rest of the row.
 fn candidates(scores: []const f64, ranks: []i32, top_p: f64, total: f64) usize {
-    const share = (1 - top_p) / @as(f64, @floatFromInt(scores.len));
+    // A top_p below 0 must not raise the floor above the largest score.
+    const share = (1 - @max(top_p, 0)) / @as(f64, @floatFromInt(scores.len));
     // Half of it, so that rounding of the sums cannot exclude an id that belongs to the prefix.
     const floor = 0.5 * share * total;
     var count: usize = 0;
