@@ -9,7 +9,6 @@ import { codeOf, result, type Tensor } from "../tensor/tensor.ts";
 import { CheckpointError } from "./errors.ts";
 import { typeNames } from "./writer.ts";
 
-
 export interface TensorEntry {
   /** Type of the tensor that `load` makes; undefined when tensors have no such type. */
   readonly dtype: DType | undefined;
@@ -38,6 +37,9 @@ const formatTypes = (
   "BOOL U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ I16 U16 F16 BF16 " +
   "I32 U32 F32 I64 U64 F64 C64 F4 F6_E2M3 F6_E3M2"
 ).split(" ");
+
+/** Types of the format that `load` converts: truth values, and indices that fit into 32 bits. */
+const converted: Partial<Record<string, DType>> = { BOOL: "u8", I64: "i32" };
 
 class SafetensorsFile implements TensorFile {
   readonly path: string;
@@ -76,7 +78,7 @@ class SafetensorsFile implements TensorFile {
     const rank = numbers[2]!;
     const shape = Object.freeze([...numbers.subarray(3, 3 + rank)]);
     const type = code >= 0 ? typeNames[dtypeName(code)] : formatTypes[-1 - code]!;
-    const dtype = code >= 0 ? dtypeName(code) : type === "BOOL" ? "u8" : undefined;
+    const dtype = code >= 0 ? dtypeName(code) : converted[type];
     const bytes = numbers[4 + rank]! - numbers[3 + rank]!;
     this.#entries.set(name, { index, dtype, type, shape, bytes });
   }

@@ -70,7 +70,8 @@ const rows = [_]Row{
     },
     .{
         .number = 16,
-        .header = "{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}",
+        .header = "{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\"," ++
+            "\"shape\":[1],\"data_offsets\":[0,1]}}",
         .data = zeros[0..1],
         .kind = .DuplicateKey,
     },

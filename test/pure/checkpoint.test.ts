@@ -66,7 +66,7 @@ test("a saved checkpoint is found, verifies, and holds what was given", () => {
   const { offset, bytes } = manifest.tensors[1]!;
   const file = readFileSync(join(path, "rank-0.safetensors"));
   const expected = bytesTensor("f32", [5, 3], 7).bytesSync(0, 60);
-  expect(new Uint8Array(file.subarray(offset, offset + bytes))).toEqual(expected);
+  expect([...file.subarray(offset, offset + bytes)]).toEqual([...expected]);
 });
 
 test("nothing there: no checkpoint; a step twice and a bad step: errors", () => {
@@ -218,6 +218,37 @@ test("retention: newest, best by metric, every n; the newest always stays", () =
   saveCheckpoint(folder, contents(9), { keep: { newest: 0 }, warn: (line) => lines.push(line) });
   expect(lines.join()).toMatch(/keep\.newest is 0/);
   expect(listCheckpoints(folder)).toHaveLength(6);
+});
+
+/** A file system of one MiB, where root may mount one. */
+function mountSmall(): string | undefined {
+  const place = at("small");
+  mkdirSync(place);
+  const command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place];
+  const { success } = Bun.spawnSync(Bun.which("mount") ? command : ["false"]);
+  return success ? place : undefined;
+}
+
+test("a disk that is really full: one clear error, the old checkpoint stays", () => {
+  const place = mountSmall();
+  if (place === undefined) {
+    console.warn("SKIPPED: mounting a small file system is not allowed here");
+    return;
+  }
+  try {
+    const big = (step: number) => {
+      const tensors = [["w", bytesTensor("f32", [150_000], step)]] as const;
+      return { ...contents(step), tensors };
+    };
+    saveCheckpoint(place, big(1));
+    const save = () => saveCheckpoint(place, big(2));
+    expect(save).toThrow(CheckpointError);
+    expect(save).toThrow(/step-2: was not saved: .*ENOSPC/);
+    expect(readdirSync(place).sort()).toEqual(["latest", "step-1"]);
+    expect(latestCheckpoint(place)).toBe(join(place, "step-1"));
+  } finally {
+    Bun.spawnSync(["umount", place]);
+  }
 });
 
 test("kill -9 in the middle of saves: what discovery finds is sound", async () => {

@@ -37,15 +37,19 @@ test("wide elements first, then names; header padded to a multiple of 8; metadat
   const { length, text, header, data } = split(path);
   expect(length % 8).toBe(0);
   expect(text).toMatch(/^\{"__metadata__":.*\} *$/);
-  expect([...text.matchAll(/"(\w+)":\{"dtype"/g)].map(([, name]) => name)).toEqual(
-    ["d", "10", "9", "b", "z"],
-  );
+  expect([...text.matchAll(/"(\w+)":\{"dtype"/g)].map(([, name]) => name)).toEqual([
+    "d",
+    "10",
+    "9",
+    "b",
+    "z",
+  ]);
   expect(header.__metadata__).toEqual({ format: "pt", note: "ä\u0000\n" });
   expect(header.d).toEqual({ dtype: "F64", shape: [0, 5], data_offsets: [0, 0] });
   expect(header["9"]).toEqual({ dtype: "F32", shape: [], data_offsets: [8, 12] });
   expect(header.z).toEqual({ dtype: "U8", shape: [3], data_offsets: [16, 19] });
   expect(data.length).toBe(19);
-  expect(new Uint8Array(data.subarray(16))).toEqual(bytesTensor("u8", [3], 1).bytesSync(0, 3));
+  expect([...data.subarray(16)]).toEqual([...bytesTensor("u8", [3], 1).bytesSync(0, 3)]);
   const z = stored.tensors.get("z")!;
   expect(z.offset).toBe(8 + length + 16);
   expect(z.hash).toBe(Bun.hash.xxHash3(data.subarray(16)).toString(16).padStart(16, "0"));
@@ -96,7 +100,12 @@ for (const [what, name, reason] of broken) {
 
 test("a name twice, and bytes that do not fit the shape", () => {
   const one = bytesTensor("u8", [1], 0);
-  expect(() => saveSafetensors(join(folder, "x"), [["a", one], ["a", one]])).toThrow(/twice/);
+  expect(() =>
+    saveSafetensors(join(folder, "x"), [
+      ["a", one],
+      ["a", one],
+    ]),
+  ).toThrow(/twice/);
   const wrong = { ...one, shape: [2] };
   expect(() => saveSafetensors(join(folder, "x"), [["a", wrong]])).toThrow(/expected 2/);
 });

@@ -176,6 +176,7 @@ pub fn load(context: *Context, id: i32, index: i32, dtype: i32) Error!void {
     const source = try find(&call, id);
     const found = try findEntry(&call, source, index);
     const name: safetensors.Escaped = .{ .text = found.name };
+    if (found.type == .I64) return loadIndices(&call, source, found, dtype);
     const stored = found.type.native() orelse if (found.type == .BOOL) DType.u8 else return call
         .unsupported("{s}: tensor \"{f}\" is of type {t}, which no tensor has; convert the file " ++
         "to F32, BF16, F16, F64, I32 or U8", .{ shown(source.path), name, found.type });
@@ -187,6 +188,31 @@ pub fn load(context: *Context, id: i32, index: i32, dtype: i32) Error!void {
     const raw = if (wanted == stored) y else try call.temporary(stored, shape[0..found.rank]);
     try readInto(source, found, raw);
     if (wanted != stored and raw.count() > 0) try op.copyInto(context, raw, y);
+    try call.commit();
+}
+
+/// Token ids are often stored as I64: they become i32, and an id that does not fit is an error.
+fn loadIndices(
+    call: *Call,
+    source: *const Open,
+    found: *const safetensors.Entry,
+    dtype: i32,
+) Error!void {
+    if (dtype != -1 and dtype != @backingInt(DType.i32)) return call.unsupported(
+        "{s}: tensor \"{f}\" is of type I64 and loads as i32 only",
+        .{ shown(source.path), safetensors.Escaped{ .text = found.name } },
+    );
+    var shape: [tensors.max_rank]usize = undefined;
+    try checkShape(call, source, found, &shape);
+    const y = try call.output(.i32, shape[0..found.rank]);
+    const raw = try call.temporary(.f64, shape[0..found.rank]); // 8 bytes an element, as I64
+    try readInto(source, found, raw);
+    const wide: [*]const i64 = @ptrCast(@alignCast(raw.data()));
+    const narrow: [*]i32 = @ptrCast(@alignCast(y.data()));
+    for (0..y.count()) |i| narrow[i] = std.math.cast(i32, wide[i]) orelse return call.invalid(
+        "{s}: element {d} of tensor \"{f}\" is {d}, which is no 32-bit integer",
+        .{ shown(source.path), i, safetensors.Escaped{ .text = found.name }, wide[i] },
+    );
     try call.commit();
 }
 
