@@ -93,7 +93,7 @@ function crashing(failAt: number, reason: string, forEver: boolean) {
 
 for (const forEver of [true, false]) {
   const kind = forEver ? "power cut" : "ENOSPC";
-  test(`${kind} at every file operation: the newest sound checkpoint is the old or the new one`, () => {
+  test(`${kind} at every file operation: the old or the new checkpoint is found`, () => {
     const counting = crashing(0, "", false);
     saveCheckpoint(at("dry"), contents(1), { files: counting.files, keep: { newest: 1 } });
     const total = counting.operations();
@@ -195,7 +195,7 @@ test("a newer format is an error, not damage", () => {
   expect(names()).toEqual(["latest", "step-1"]);
 });
 
-test("names that are no checkpoints are ignored; order is by number; `latest` is not trusted", () => {
+test("other names are ignored; order is by number; `latest` is not trusted", () => {
   for (const step of [9, 10, 100]) saveCheckpoint(folder, contents(step));
   for (const name of ["step-200.tmp-x", "step-300", "step-0400", "step-500.bad", "steps"]) {
     mkdirSync(at(name));
