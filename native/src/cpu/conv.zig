@@ -1,8 +1,12 @@
-//! Causal depthwise convolution over time (kernels.md §8) and head-wise linear maps (models.md §2.4).
-//! The parts live in files of their own; this is the list that the level table reads.
+//! Causal depthwise convolution and head-wise linear maps on the CPU. Equations: `args/conv.zig`.
 
 pub const convForward = @import("conv_forward.zig").convForward;
-pub const convStep = @import("conv_forward.zig").convStep;
 pub const convBackward = @import("conv_backward.zig").convBackward;
-pub const headwiseForward = @import("headwise.zig").headwiseForward;
-pub const headwiseBackward = @import("headwise.zig").headwiseBackward;
+pub const convStep = @import("conv_step.zig").convStep;
+pub const headwiseForward = @import("conv_headwise.zig").headwiseForward;
+pub const headwiseBackward = @import("conv_headwise.zig").headwiseBackward;
+
+test {
+    _ = @import("conv_test.zig");
+    _ = @import("conv_headwise_test.zig");
+}

@@ -83,8 +83,10 @@ fn Forward(comptime S: type) type {
                 .y = self.output(row),
                 .sums = self.sums.ptr + index * a.channels,
             };
-            inline for (taps.fast_taps) |k| if (a.taps == k) break block.tokens(k, first, run);
-            else block.tokens(0, first, run);
+            switch (a.taps) {
+                inline 2, 3, 4 => |k| block.tokens(k, first, run),
+                else => block.tokens(0, first, run),
+            }
             @memset((block.y + run * a.channels)[0 .. (end - run) * a.channels], 0);
         }
 
