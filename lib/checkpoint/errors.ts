@@ -21,6 +21,14 @@ export class CheckpointError extends Error {
   }
 }
 
+/** The file may be sound, this process cannot read it: no rights, no descriptors, no memory. */
+export class UnreadableError extends CheckpointError {}
+
+/** There are checkpoints and not one of them is sound. Exit code 66. */
+export class NoSoundCheckpointError extends CheckpointError {
+  readonly exitCode = 66;
+}
+
 /** The message of anything that was thrown. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);

@@ -1,6 +1,6 @@
 // Files of tensors and checkpoints.
 
-export { CheckpointError } from "./errors.ts";
+export { CheckpointError, NoSoundCheckpointError, UnreadableError } from "./errors.ts";
 export { Checkpoint, loadCheckpoint } from "./load.ts";
 export { type Manifest, NewerFormatError } from "./manifest.ts";
 export {

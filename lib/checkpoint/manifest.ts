@@ -2,13 +2,16 @@
 // as its manifest says, and nothing beside it.
 
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { parseConfig } from "../config/errors.ts";
 import { CheckpointError, messageOf } from "./errors.ts";
+import { openPlainFile } from "./reading.ts";
 
 export const manifestName = "manifest.json";
+
+/** Far above what a million tensors need; a larger file is none of ours. */
+const maxManifestBytes = 400_000_000;
 
 /** Version of the layout that this library writes, and the newest that it reads. */
 export const formatVersion = 1;
@@ -61,12 +64,7 @@ export function encodeManifest(path: string, manifest: Manifest): Uint8Array {
 /** Reads and checks the manifest of a checkpoint; throws a CheckpointError when it is damaged. */
 export function readManifest(directory: string): Manifest {
   const path = join(directory, manifestName);
-  let text: string;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(readFileSync(path));
-  } catch (error) {
-    throw new CheckpointError({ path }, `cannot be read: ${messageOf(error)}`, error);
-  }
+  const text = readText(path);
   const seal = /,"sha256":"([0-9a-f]{64})"\}\n$/.exec(text);
   if (!seal) throw new CheckpointError({ path }, "does not end with its SHA-256; it is cut short");
   const body = `${text.slice(0, seal.index)}}`;
@@ -82,6 +80,20 @@ export function readManifest(directory: string): Manifest {
     return parseConfig(manifestSchema, parsed, "its members are wrong");
   } catch (error) {
     throw new CheckpointError({ path }, messageOf(error), error);
+  }
+}
+
+function readText(path: string): string {
+  using file = openPlainFile(path);
+  if (file.bytes > maxManifestBytes) {
+    const sizes = `${file.bytes} bytes, at most ${maxManifestBytes} are allowed`;
+    throw new CheckpointError({ path }, `has ${sizes}`);
+  }
+  const bytes = file.read(0, file.bytes);
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (error) {
+    throw new CheckpointError({ path }, "is not UTF-8; it is damaged", error);
   }
 }
 

@@ -7,9 +7,9 @@
 //   const weight = checkpoint.load("lm_head.weight");
 
 import { existsSync, readdirSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import library from "../../package.json" with { type: "json" };
-import { CheckpointError, messageOf } from "./errors.ts";
+import { CheckpointError, messageOf, NoSoundCheckpointError, UnreadableError } from "./errors.ts";
 import { type Files, quietly, systemFiles, writeDurably } from "./files.ts";
 import {
   encodeManifest,
@@ -66,13 +66,15 @@ export function saveCheckpoint(
   if (existsSync(path)) throw new CheckpointError({ path }, "the step is saved already");
   const temporary = `${path}.tmp-${crypto.randomUUID()}`;
   try {
-    files.makeDirectory(directory);
+    makeDurably(directory, files);
     removeLeftovers(directory, files);
     files.makeDirectory(temporary);
     const stored = saveSafetensors(join(temporary, tensorsName), contents.tensors, {}, files);
     const manifest = encodeManifest(path, describe(contents, stored));
     writeDurably(files, join(temporary, manifestName), (write) => write(manifest));
     files.syncDirectory(temporary);
+    // A write that was lost without an error must not become the newest checkpoint.
+    verifyStructure(temporary);
     files.rename(temporary, path);
   } catch (error) {
     quietly(() => files.remove(temporary));
@@ -94,9 +96,18 @@ export function saveCheckpoint(
   );
   attempt("`latest` was not updated", () => writeLatest(directory, basename(path), files));
   if (durable && keep) {
-    attempt("old ones were not removed", () => removeOld(directory, keep, files));
+    attempt("old ones were not removed", () => removeOld(directory, step, keep, files));
   }
   return path;
+}
+
+/** The name of a new directory must be on the disk, too, or everything in it is lost with it. */
+function makeDurably(directory: string, files: Files): void {
+  if (existsSync(directory)) return;
+  const parent = dirname(directory);
+  makeDurably(parent, files);
+  files.makeDirectory(directory);
+  files.syncDirectory(parent);
 }
 
 function describe(contents: CheckpointContents, stored: StoredFile): Manifest {
@@ -141,9 +152,10 @@ function removeLeftovers(directory: string, files: Files): void {
   }
 }
 
-function removeOld(directory: string, keep: Keep, files: Files): void {
-  const steps = listCheckpoints(directory);
-  for (const { path } of removable(steps, keep)) {
+function removeOld(directory: string, saved: number, keep: Keep, files: Files): void {
+  for (const { path, step } of removable(listCheckpoints(directory), keep)) {
+    // A run that went back to an older step saves below the newest; that one is its last good one.
+    if (step === saved) continue;
     // Renamed first: a half-deleted tree must not look like a checkpoint.
     const doomed = `${path}.del-${crypto.randomUUID()}`;
     files.rename(path, doomed);
@@ -171,18 +183,26 @@ export function listCheckpoints(directory: string): ListedCheckpoint[] {
 export interface FindOptions {
   /** `full` reads and hashes every byte; `quick` looks at manifests and file sizes. */
   readonly verify?: "full" | "quick";
+  /** None is sound, start from scratch: undefined instead of a NoSoundCheckpointError. */
+  readonly allowFresh?: boolean;
   readonly files?: Files;
   readonly warn?: (line: string) => void;
 }
 
 /**
- * Path of the newest checkpoint that is sound; undefined when there is none. Damaged ones are
- * renamed to `step-N.bad` with the reason beside them, and one line says which file and tensor.
- * Throws for a checkpoint of a newer format: that is no damage.
+ * Path of the newest checkpoint that is sound; undefined in a directory that never had one. Damaged
+ * ones are renamed to `step-N.bad` with the reason beside them, and one line says which file and
+ * tensor. Throws a NoSoundCheckpointError when damaged ones are all there is (see `allowFresh`), and
+ * for what is no damage: a checkpoint of a newer format, or one that the process may not read.
  */
 export function latestCheckpoint(
   directory: string,
-  { verify = "full", files = systemFiles, warn = console.error }: FindOptions = {},
+  {
+    verify = "full",
+    allowFresh = false,
+    files = systemFiles,
+    warn = console.error,
+  }: FindOptions = {},
 ): string | undefined {
   for (const { path, step } of listCheckpoints(directory)) {
     try {
@@ -190,13 +210,30 @@ export function latestCheckpoint(
       if (manifest.step === step) return path;
       throw new CheckpointError({ path }, `its manifest is of step ${manifest.step}`);
     } catch (error) {
-      if (error instanceof NewerFormatError || !(error instanceof CheckpointError)) throw error;
+      if (!isDamage(error)) throw error;
       const moved = setAside(path, error.message, files);
       const place = moved ? `moved to ${moved}` : "left where it is";
       warn(`DAMAGED CHECKPOINT ${error.message} (${place}); trying the one before`);
     }
   }
-  return undefined;
+  const damaged = listDamaged(directory);
+  if (allowFresh || damaged.length === 0) return undefined;
+  const reason =
+    `none of its checkpoints is sound (${damaged.join(", ")}); ` +
+    "repair one and give it its name back, or allow a fresh start";
+  throw new NoSoundCheckpointError({ path: directory }, reason);
+}
+
+function isDamage(error: unknown): error is CheckpointError {
+  if (error instanceof NewerFormatError || error instanceof UnreadableError) return false;
+  return error instanceof CheckpointError;
+}
+
+/** Names of checkpoints that were set aside, or could not be. */
+function listDamaged(directory: string): string[] {
+  if (!existsSync(directory)) return [];
+  const aside = readdirSync(directory).filter((name) => /^step-\d+\.bad(\.\d+)?$/.test(name));
+  return [...listCheckpoints(directory).map(({ path }) => basename(path)), ...aside.sort()];
 }
 
 /** Renames to `.bad`, `.bad.1`, …; undefined when the file system does not let us. */
