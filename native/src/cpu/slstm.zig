@@ -7,4 +7,5 @@ pub const slstmStep = @import("slstm_step.zig").slstmStep;
 test {
     _ = @import("slstm_gates.zig");
     _ = @import("slstm_test.zig");
+    _ = @import("slstm_pieces_test.zig");
 }
