@@ -1,7 +1,7 @@
 //! Speed of the mLSTM kernels in units of the fused multiply-add ceiling of the same run.
-//! `zig build-exe -O ReleaseFast -mcpu=x86_64_v3 -lc src/bench_mlstm.zig`, then optionally the number
-//! of one shape. Counted are the products of kernels.md §14 with half of the score square; times are
-//! the best of many.
+//! `zig build-exe -O ReleaseFast -mcpu=x86_64_v3 -lc src/bench_mlstm.zig`, then optionally the
+//! number of one shape. Counted are the products of kernels.md §14 with half of the score square;
+//! times are the best of many.
 
 const std = @import("std");
 const simd = @import("cpu/simd.zig");

@@ -10,7 +10,7 @@ const kernels = @import("cpu/mlstm.zig");
 const Case = cases.Case;
 const Lab = cases.Lab;
 
-/// Tokens [first, end) of a case with batch 1. States and cotangents of states are set by the caller.
+/// Tokens [first, end) of a case with batch 1; the caller sets states and their cotangents.
 fn piece(data: cases.Data, length: usize, first: usize, end: usize) cases.Data {
     var out = data;
     inline for (.{ "q", "k", "v", "i", "f" }) |name| {
@@ -38,7 +38,12 @@ fn passState(comptime S: type, lab: *Lab, case: Case, cuts: []const usize, bar: 
     const out = try cases.forward(lab, S, case, data.in, typed);
     const back = try cases.backward(lab, S, case, data.in, typed, out, data.cotangents);
 
-    const Piece = struct { case: Case, data: cases.Data, typed: cases.Typed(S), out: cases.Forward(S) };
+    const Piece = struct {
+        case: Case,
+        data: cases.Data,
+        typed: cases.Typed(S),
+        out: cases.Forward(S),
+    };
     const pieces = try lab.arena.allocator().alloc(Piece, cuts.len - 1);
     var last = data.in;
     for (pieces, 0..) |*p, index| {
@@ -53,10 +58,12 @@ fn passState(comptime S: type, lab: *Lab, case: Case, cuts: []const usize, bar: 
         if (!s.sigmoid) last.m0 = try wide(lab, S, p.out.m_last);
         const h = try wide(lab, S, out.h);
         const size = s.heads * s.dv;
-        try cases.expectClose(S, "h", h[cuts[index] * size .. cuts[index + 1] * size], p.out.h, bar);
+        const part = h[cuts[index] * size .. cuts[index + 1] * size];
+        try cases.expectClose(S, "h", part, p.out.h, bar);
     }
-    try cases.expectClose(S, "C", try wide(lab, S, out.c), pieces[pieces.len - 1].out.c, bar);
-    try cases.expectClose(S, "m", try wide(lab, S, out.m_last), pieces[pieces.len - 1].out.m_last, bar);
+    const end = pieces[pieces.len - 1].out;
+    try cases.expectClose(S, "C", try wide(lab, S, out.c), end.c, bar);
+    try cases.expectClose(S, "m", try wide(lab, S, out.m_last), end.m_last, bar);
 
     var cotangents = data.cotangents;
     var index = pieces.len;
@@ -75,12 +82,14 @@ fn passState(comptime S: type, lab: *Lab, case: Case, cuts: []const usize, bar: 
         if (s.normalize) cotangents.dn = try wide(lab, S, got.dn0);
         if (!s.sigmoid) cotangents.dm = try wide(lab, S, got.dm0);
     }
-    try cases.expectClose(S, "dC0", try wide(lab, S, back.dc0), try lab.typed(S, cotangents.dc.?), 5 * bar);
+    const dc0 = try lab.typed(S, cotangents.dc.?);
+    try cases.expectClose(S, "dC0", try wide(lab, S, back.dc0), dc0, 5 * bar);
 }
 
 test "a sequence in pieces = the whole one, gradients chained" {
     const cuts = [_][]const usize{ &.{ 0, 40, 80, 120, 160 }, &.{ 0, 1, 8, 72, 160 } };
-    for (cuts) |cut| for (0..3) |gate| for ([_]u32{ args.form.chunkwise, args.form.recurrent }) |form| {
+    const forms = [_]u32{ args.form.chunkwise, args.form.recurrent };
+    for (cuts) |cut| for (0..3) |gate| for (forms) |form| {
         var lab: Lab = .init(gate * 10 + form + cut[1]);
         defer lab.deinit();
         const case: Case = .{

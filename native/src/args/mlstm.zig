@@ -1,8 +1,8 @@
 //! mLSTM cell. kernels.md §2-6, models.md §3.1-3.3.
 //!
-//! q is scaled by s = DQK^(−1/2), k is not; C = Σ k vᵀ has one row per component of k. The gate soft
-//! cap, biases and projections are outside of the cell. q, k, v may be views into one projection:
-//! innermost dim contiguous, any strides else.
+//! q is scaled by s = DQK^(−1/2), k is not; C = Σ k vᵀ has one row per component of k. The gate
+//! soft cap, biases and projections are outside of the cell. q, k, v may be views into one
+//! projection: innermost dim contiguous, any strides else.
 
 /// Distances in elements between neighbours of one dim.
 pub const Strides = extern struct { batch: u64, step: u64, head: u64 };

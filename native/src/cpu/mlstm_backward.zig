@@ -159,8 +159,9 @@ fn Backward(comptime S: type) type {
                 if (c == 0 and !self.parts.wantsInitial()) break;
                 self.parts.packCotangent(u, held, p.span(u, c), part, &work);
                 const before = all + c * straightSize(p);
-                const after = if (self.parts.knowsGradient(u, c)) before + straightSize(p) else null;
-                self.parts.back(u, held, c, after, before, part, &work);
+                const after = before + straightSize(p);
+                const known = if (self.parts.knowsGradient(u, c)) after else null;
+                self.parts.back(u, held, c, known, before, part, &work);
             }
         }
 

@@ -166,7 +166,6 @@ pub fn Parts(comptime S: type) type {
             const p = self.p;
             if (!p.hasInitial()) return;
             const at = u.row * p.heads + u.head;
-            const size = panel.size(p.dv, p.dk);
             const panels = to + rows[0] * width;
             if (p.c0) |c0| {
                 const from = c0 + at * p.dk * p.dv + rows[0];
@@ -176,8 +175,8 @@ pub fn Parts(comptime S: type) type {
                 @memset(to[first .. first + (rows[1] - rows[0]) * width], 0);
             }
             if (rows[0] != 0) return;
-            const n = to + size;
-            if (p.n0) |n0| state.loadVector(A, n0 + at * p.dk, p.dk, n) else @memset(n[0..p.padded()], 0);
+            const n0 = if (p.n0) |n| n + at * p.dk else null;
+            state.loadVector(A, n0, p.dk, to + panel.size(p.dv, p.dk));
         }
 
         /// dC_S and dn_S into panels.
@@ -192,10 +191,8 @@ pub fn Parts(comptime S: type) type {
                 panel.pack(A, from, p.dv, p.dk, columns, null, panels);
             } else @memset(panels[0..panel.size(p.dk, columns)], 0);
             if (part[0] != 0) return;
-            const n = to + p.stateSize();
-            if (self.dn_last) |dn| {
-                state.loadVector(A, dn + at * p.dk, p.dk, n);
-            } else @memset(n[0..p.padded()], 0);
+            const dn = if (self.dn_last) |n| n + at * p.dk else null;
+            state.loadVector(A, dn, p.dk, to + p.stateSize());
         }
 
         /// All gradients of one chunk. `after` is dC, dn behind it.
@@ -285,9 +282,15 @@ pub fn Parts(comptime S: type) type {
             panel.pack(S, from, self.dh.strides.step, span.count, columns, scale, to);
         }
 
-        /// Gate gradients, gradients of the initial state, zeros beyond the row's length. `first` is
-        /// dC, dn before the first chunk.
-        pub fn finish(self: *const Self, u: Unit, held: Held, first: [*]const A, end: Gates.Carry) void {
+        /// Gate gradients, gradients of the initial state, zeros beyond the row's length. `first`
+        /// is dC, dn before the first chunk.
+        pub fn finish(
+            self: *const Self,
+            u: Unit,
+            held: Held,
+            first: [*]const A,
+            end: Gates.Carry,
+        ) void {
             const p = self.p;
             const at = u.row * p.heads + u.head;
             const known = u.chunks > 0 or self.dc_last != null or self.dn_last != null;

@@ -135,7 +135,8 @@ fn Forward(comptime S: type) type {
             const g = self.gatesOf(u.index);
             const panels = panel.count(p.dv);
             const block = index % self.blocks;
-            const part = [2]usize{ block * panels / self.blocks, (block + 1) * panels / self.blocks };
+            const blocks = self.blocks;
+            const part = [2]usize{ block * panels / blocks, (block + 1) * panels / blocks };
             var before = self.states.ptr + u.index * (p.chunks() + 1) * stateSize(p);
             var known = self.loadInitial(u, before, part);
             const work: Work = .of(p, self.work.ptr + slot * self.work_size);
@@ -165,7 +166,8 @@ fn Forward(comptime S: type) type {
                 const span = p.span(u, c);
                 pack(p, u, span, &work);
                 const before = base + c * stateSize(p);
-                self.chunkOutputs(u, span, self.gatesOf(u.index), if (known) before else null, &work);
+                const g = self.gatesOf(u.index);
+                self.chunkOutputs(u, span, g, if (known) before else null, &work);
             }
             if (c + 1 != p.chunks()) return;
             const end = base + u.chunks * stateSize(p);
@@ -188,8 +190,8 @@ fn Forward(comptime S: type) type {
                 panel.pack(A, c0 + at * p.dk * p.dv + q * width, p.dv, p.dk, columns, null, panels);
             }
             if (part[0] != 0) return true;
-            const n = to + p.stateSize();
-            if (p.n0) |n0| state.loadVector(A, n0 + at * p.dk, p.dk, n) else @memset(n[0..p.padded()], 0);
+            const n0 = if (p.n0) |n| n + at * p.dk else null;
+            state.loadVector(A, n0, p.dk, to + p.stateSize());
             return true;
         }
 
@@ -198,7 +200,13 @@ fn Forward(comptime S: type) type {
             panel.transpose(S, from, p.k.strides.step, span.count, p.dk, work.k, p.dk);
         }
 
-        fn packValues(p: *const Problem, u: Unit, span: Span, part: [2]usize, work: *const Work) void {
+        fn packValues(
+            p: *const Problem,
+            u: Unit,
+            span: Span,
+            part: [2]usize,
+            work: *const Work,
+        ) void {
             const from = p.v.at(u.row, u.head, span.first) + part[0] * width;
             const columns = @min(part[1] * width, p.dv) - part[0] * width;
             const to = work.v + part[0] * span.count * width;
@@ -248,7 +256,8 @@ fn Forward(comptime S: type) type {
                 const beta = simd.loadN(A, width, g.beta + span.first + q * width);
                 const rows = work.k + q * p.dk * width;
                 for (0..p.dk) |r| {
-                    simd.storeN(A, width, rows + r * width, beta * simd.loadN(A, width, rows + r * width));
+                    const row = rows + r * width;
+                    simd.storeN(A, width, row, beta * simd.loadN(A, width, row));
                 }
             }
             const step: state.State(A, .rows) = .{

@@ -1,8 +1,9 @@
 //! The vectors over tokens that drive every product of the mLSTM. kernels.md §2.3, §2.4.
 //!
 //! Per chunk, with b_t = Σ_{u≤t} lf_u, w_j = li_j − b_j, P_t the running maximum of μ_{c−1} and w,
-//! m_t = b_t + P_t:   D_tj·s = e^(u_t + w_j), u_t = b_t − m_t + log s,   α_t = s·e^(b_t + μ_{c−1} − m_t),
-//! β_j = e^(b_L + w_j − μ_c),   γ_c = e^(b_L + μ_{c−1} − μ_c).
+//! m_t = b_t + P_t:
+//!   s·D_tj = e^(u_t + w_j), u_t = b_t − m_t + log s     α_t = s·e^(b_t + μ_{c−1} − m_t)
+//!   β_j = e^(b_L + w_j − μ_c)                           γ_c = e^(b_L + μ_{c−1} − μ_c)
 //!
 //! The sums run in float64. u and w leave as pairs of A (high, low): with large gates they are huge
 //! and nearly cancel. What a border makes invisible is selected away, never multiplied by 0: its
@@ -17,8 +18,8 @@ const Unit = problem.Unit;
 const Span = problem.Span;
 const width = panel.width;
 
-/// Position that attains the running maximum: none is the floor m = 0 behind an exact reset, initial
-/// the state before the first token; others count tokens from 1.
+/// Position that attains the running maximum: none is the floor m = 0 behind an exact reset,
+/// initial the state before the first token; others count tokens from 1.
 pub const winner = struct {
     pub const none = -1;
     pub const initial = 0;
@@ -108,14 +109,17 @@ pub fn Gates(comptime S: type) type {
             @memset(input[span.count..end], 0);
             var t: usize = 0;
             while (t < span.count) : (t += width) {
-                simd.storeN(A, width, forget + t, math.logSigmoid(V, simd.loadN(A, width, forget + t)));
-                if (!p.sigmoid) continue;
-                simd.storeN(A, width, input + t, math.logSigmoid(V, simd.loadN(A, width, input + t)));
+                logSigmoid(forget + t);
+                if (p.sigmoid) logSigmoid(input + t);
             }
         }
 
-        /// The chunk's Σ lf, and what its borders hide: the state before it from the first border on,
-        /// its tokens before the last border from the state behind it.
+        fn logSigmoid(x: [*]A) void {
+            simd.storeN(A, width, x, math.logSigmoid(V, simd.loadN(A, width, x)));
+        }
+
+        /// The chunk's Σ lf, and what its borders hide: the state before it from the first border
+        /// on, its tokens before the last border from the state behind it.
         const Sums = struct { total: f64, first_border: usize, last_border: usize };
 
         fn scan(self: *const Self, p: *const Problem, u: Unit, span: Span, carry: *Carry) Sums {
@@ -125,26 +129,30 @@ pub fn Gates(comptime S: type) type {
             var highest = carry.m;
             var first_border = span.count;
             var start: usize = 0;
+            var attained = carry.winner;
             for (0..span.count) |t| {
                 if (p.exact_reset and p.border(u, span.first + t)) {
                     highest = -b;
                     start = t;
                     first_border = @min(first_border, t);
-                    carry.winner = winner.none;
+                    attained = winner.none;
                 }
                 b += forget[t];
                 const w = input[t] - b;
-                if (w > highest) {
-                    highest = w;
-                    carry.winner = @intCast(span.first + t + 1);
-                }
+                // Selections: a branch on the running maximum is hard to predict.
+                const higher = w > highest;
+                highest = if (higher) w else highest;
+                attained = if (higher) @intCast(span.first + t + 1) else attained;
                 b_all[t] = b;
                 w_all[t] = w;
                 m_all[t] = if (p.sigmoid) 0 else b + highest;
                 self.start[span.first + t] = @intCast(start);
-                self.winner[span.first + t] = carry.winner;
+                self.winner[span.first + t] = attained;
             }
+            carry.winner = attained;
             carry.m = m_all[span.count - 1];
+            // The last state's m is what its tensor can hold: C and n are made to match.
+            if (span.first + span.count == u.tokens) carry.m = @as(A, @floatCast(carry.m));
             return .{ .total = b, .first_border = first_border, .last_border = start };
         }
 
@@ -172,11 +180,11 @@ pub fn Gates(comptime S: type) type {
                 const m_rounded: V = @floatCast(m);
                 simd.storeN(A, width, self.m + at, m_rounded);
                 simd.storeN(A, width, self.floor + at, floorOf(V, m_rounded));
-                const position = lane + @as(@Vector(width, u32), @splat(@intCast(t)));
-                const seen = position < @as(@Vector(width, u32), @splat(@intCast(sums.first_border)));
+                const position = lane + positions(t);
+                const seen = position < positions(sums.first_border);
                 // Beyond the chunk β is 0: there it meets tokens that are zeros.
-                const inside = position < @as(@Vector(width, u32), @splat(@intCast(span.count)));
-                const kept = position >= @as(@Vector(width, u32), @splat(@intCast(sums.last_border)));
+                const inside = position < positions(span.count);
+                const kept = position >= positions(sums.last_border);
                 const to_state: V = @floatCast(b + @as(D, @splat(before)) - m);
                 const alpha = scale * math.exp(V, to_state);
                 simd.storeN(A, width, self.alpha + at, @select(A, seen, alpha, zero));
@@ -191,6 +199,10 @@ pub fn Gates(comptime S: type) type {
 
         const zero: V = @splat(0);
 
+        inline fn positions(t: usize) @Vector(width, u32) {
+            return @splat(@intCast(t));
+        }
+
         /// x as a sum of two values of A. An infinite x (a closed input gate) has no low part.
         inline fn split(x: D, high: [*]A, low: [*]A) void {
             const top: V = @floatCast(x);
@@ -202,7 +214,8 @@ pub fn Gates(comptime S: type) type {
     };
 }
 
-/// e^(−m), which overflows for closed input gates: the argument stops where 1/e^(−m) is still normal.
+/// e^(−m), which overflows for closed input gates: the argument stops where 1/e^(−m) is still
+/// normal.
 pub inline fn floorOf(comptime V: type, m: V) V {
     const A = if (@typeInfo(V) == .vector) @typeInfo(V).vector.child else V;
     const highest = math.constant(V, if (A == f64) 700.0 else 80.0);

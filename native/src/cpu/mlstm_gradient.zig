@@ -8,14 +8,14 @@
 //!   dv = (R ∘ E)ᵀ dh' + β ∘ (k dC)
 //!   dlf_t = X + Σ_{u≥t} r'_u + Σ_{j<t} c'_j + Σ_{u≥t>j} Z_uj,  X = γ (⟨C, dC⟩ + ⟨n, dn⟩)
 //!   c_j = c'_j + Σ_t Z_tj
-//! The last sum telescopes inside the chunk: its difference from t + 1 to t is Z's row sum minus its
-//! column sum at t. It is 0 at the chunk's first token and at every border.
+//! The last sum telescopes inside the chunk: its difference from t + 1 to t is Z's row sum minus
+//! its column sum at t. It is 0 at the chunk's first token and at every border.
 
 const simd = @import("simd.zig");
 const panel = @import("mlstm_panel.zig");
 const problem = @import("mlstm_problem.zig");
 const gates = @import("mlstm_gates.zig");
-const output = @import("mlstm_output.zig");
+const decay = @import("mlstm_decay.zig").decay;
 const args = @import("../args/mlstm.zig");
 const Unit = problem.Unit;
 const Span = problem.Span;
@@ -190,7 +190,7 @@ pub fn Gradient(comptime S: type) type {
                 simd.storeN(A, width, w.p + (block * tokens + t) * width, zero);
             }
             for (first..last + 1) |block| {
-                const e = output.decay(S, self.g, self.span, t, block);
+                const e = decay(S, self.g, self.span, t, block);
                 const r_at = w.r + (block * tokens + t) * width;
                 const p_at = w.p + (block * tokens + t) * width;
                 const r = simd.loadN(A, width, r_at);

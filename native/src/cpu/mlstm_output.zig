@@ -1,13 +1,13 @@
-//! The outputs of one chunk of the mLSTM, and the tensors they go to. Equations: `mlstm_forward.zig`.
+//! The outputs of one chunk of the mLSTM, and the tensors they go to. Equations:
+//! `mlstm_forward.zig`.
 //!
 //! Rows are worked on in groups, so that the score matrix of a long chunk stays small. Of the score
 //! matrix only tiles that touch the visible triangle are computed, and e^(u + w) only there.
 
-const std = @import("std");
 const simd = @import("simd.zig");
-const math = @import("math.zig");
 const panel = @import("mlstm_panel.zig");
 const problem = @import("mlstm_problem.zig");
+const decay = @import("mlstm_decay.zig").decay;
 const gates = @import("mlstm_gates.zig");
 const args = @import("../args/mlstm.zig");
 const Unit = problem.Unit;
@@ -47,30 +47,6 @@ pub fn Work(comptime A: type) type {
             };
         }
     };
-}
-
-/// e^(u_t + w_j) of one row t and 16 positions j from `block`·16; 0 where j is not visible to t.
-pub inline fn decay(
-    comptime S: type,
-    g: *const gates.Gates(S),
-    span: Span,
-    t: usize,
-    block: usize,
-) simd.Wide(simd.Arithmetic(S)) {
-    const A = simd.Arithmetic(S);
-    const V = simd.Wide(A);
-    const Positions = @Vector(width, u32);
-    const at = span.first + block * width;
-    const row = span.first + t;
-    const high = @as(V, @splat(g.u_high[row])) + simd.loadN(A, width, g.w_high + at);
-    const low = @as(V, @splat(g.u_low[row])) + simd.loadN(A, width, g.w_low + at);
-    const e = math.exp(V, high + low);
-    const start = g.start[row];
-    if (block * width >= start and block * width + width <= t + 1) return e;
-    const position = std.simd.iota(u32, width) + @as(Positions, @splat(@intCast(block * width)));
-    const zero: V = @splat(0);
-    const past = @select(A, position <= @as(Positions, @splat(@intCast(t))), e, zero);
-    return @select(A, position >= @as(Positions, @splat(start)), past, zero);
 }
 
 pub fn Output(comptime S: type) type {
@@ -135,8 +111,8 @@ pub fn Output(comptime S: type) type {
             return self.work.scores + (block * rows + t - self.group) * width;
         }
 
-        /// Scores of one row times their decays, σ and the denominator. Blocks that the row does not
-        /// see are cleared as far as the row's tile reads them.
+        /// Scores of one row times their decays, σ and the denominator. Blocks that the row does
+        /// not see are cleared as far as the row's tile reads them.
         fn row(self: *const Self, t: usize) void {
             const g = self.g;
             const at = self.span.first + t;
@@ -255,7 +231,13 @@ pub fn Tensors(comptime S: type) type {
         }
 
         /// The last state from panels (C, then n), zeros when null.
-        pub fn storeLast(self: *const Self, p: *const Problem, u: Unit, c: ?[*]const A, m: f64) void {
+        pub fn storeLast(
+            self: *const Self,
+            p: *const Problem,
+            u: Unit,
+            c: ?[*]const A,
+            m: f64,
+        ) void {
             const at = u.row * p.heads + u.head;
             if (self.c_last) |to| {
                 const size = p.dk * p.dv;

@@ -1,8 +1,8 @@
 //! Panel matrices: the operands of the small products inside the mLSTM kernels.
 //!
-//! A matrix [rows, columns] lies as [ceil(columns/16)][rows][16], columns beyond the last are zeros.
-//! So any operand serves as right factor (a vector of 16 columns per step), as left factor, and as
-//! transposed left factor, without being copied again.
+//! A matrix [rows, columns] lies as [ceil(columns/16)][rows][16], columns beyond the last are
+//! zeros. So any operand serves as right factor (a vector of 16 columns per step), as left factor,
+//! and as transposed left factor, without being copied again.
 //!
 //! acc[r, 0..16] += Σ_k a[r, k]·b[k, 0..16], k in order: every element has the same bits for any
 //! tile height and register width (with fused multiply-add).
@@ -39,8 +39,8 @@ pub const Side = enum {
     columns,
 };
 
-/// acc += a·b over `depth` steps. `a` points at the tile's first row (or column, at the first step);
-/// `span` is the distance of the left factor's panels; `b` points at one panel's first step.
+/// acc += a·b over `depth` steps. `a` points at the tile's first row (or column, at the first
+/// step); `span` is the distance of the left factor's panels; `b` points at one panel's first step.
 pub inline fn multiply(
     comptime A: type,
     comptime side: Side,
@@ -109,7 +109,8 @@ pub inline fn left(
     rows: usize,
     first: usize,
 ) [*]const A {
-    return if (side == .rows) a + first * width else a + first / width * rows * width + first % width;
+    if (side == .rows) return a + first * width;
+    return a + first / width * rows * width + first % width;
 }
 
 /// Copies [rows, columns] with the given row distance into panels; row r is multiplied by scale[r].
@@ -150,8 +151,8 @@ pub fn unpack(
     };
 }
 
-/// Transposes [rows, columns] into panels of `to_rows` rows: to[c, r] = from[r, c]. Rows that fill up
-/// the last panel become zeros.
+/// Transposes [rows, columns] into panels of `to_rows` rows: to[c, r] = from[r, c]. Rows that fill
+/// up the last panel become zeros.
 pub fn transpose(
     comptime S: type,
     from: [*]const S,

@@ -79,7 +79,8 @@ pub fn Problem(comptime S: type) type {
 
         pub fn unit(self: *const Self, index: usize) Unit {
             const row = index / self.heads;
-            const tokens: usize = if (self.lengths) |lengths| @intCast(lengths[row]) else self.length;
+            var tokens = self.length;
+            if (self.lengths) |lengths| tokens = @intCast(lengths[row]);
             return .{
                 .index = index,
                 .row = row,
@@ -187,8 +188,8 @@ pub fn rounded(elements: usize) usize {
     return (elements + 15) / 16 * 16;
 }
 
-/// As many scratch blocks as threads. A task holds one while it runs, so blocks stay in the cache of
-/// whoever reuses them; what a block holds never outlives a task.
+/// As many scratch blocks as threads. A task holds one while it runs, so blocks stay in the cache
+/// of whoever reuses them; what a block holds never outlives a task.
 pub const Slots = struct {
     taken: []std.atomic.Value(u32),
 

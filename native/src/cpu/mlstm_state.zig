@@ -42,7 +42,8 @@ pub fn State(comptime A: type, comptime side: panel.Side) type {
             // A closed state is not multiplied by 0: what it holds may be infinite.
             if (self.gamma != 0) if (self.from) |from| {
                 const gamma: V = @splat(self.gamma);
-                inline for (0..rows) |r| acc[r] = gamma * simd.loadN(A, width, from + at + r * width);
+                const old = from + at;
+                inline for (0..rows) |r| acc[r] = gamma * simd.loadN(A, width, old + r * width);
             };
             const a = panel.left(A, side, self.a, self.tokens, first);
             const b = self.b + self.panel * self.tokens * width;
@@ -78,8 +79,8 @@ pub fn advanceVector(
     }
 }
 
-/// A vector of `columns` elements, padded with zeros to whole panels.
-pub fn loadVector(comptime A: type, from: [*]const A, columns: usize, to: [*]A) void {
-    @memcpy(to[0..columns], from[0..columns]);
-    @memset(to[columns .. panel.count(columns) * width], 0);
+/// A vector of `columns` elements (zeros without a source), padded with zeros to whole panels.
+pub fn loadVector(comptime A: type, from: ?[*]const A, columns: usize, to: [*]A) void {
+    @memset(to[0 .. panel.count(columns) * width], 0);
+    if (from) |x| @memcpy(to[0..columns], x[0..columns]);
 }

@@ -1,11 +1,11 @@
 //! mLSTM decode step: one token for every row, the state updated in place. kernels.md §6.
 //!
-//! A task is one head of one row. Few heads with wide values: a first pass computes gates, n and the
-//! denominator of every head, a second one C in blocks of columns.
+//! A task is one head of one row. Few heads with wide values: a first pass computes gates, n and
+//! the denominator of every head, a second one C in blocks of columns.
 
 const simd = @import("simd.zig");
 const problem = @import("mlstm_problem.zig");
-const recurrent = @import("mlstm_recurrent.zig");
+const cell = @import("mlstm_cell.zig");
 const args = @import("../args/mlstm.zig");
 const Parallel = @import("../parallel.zig").Parallel;
 
@@ -24,7 +24,7 @@ const many_heads = 16;
 
 fn Step(comptime S: type) type {
     const A = simd.Arithmetic(S);
-    const Factors = recurrent.Factors(A);
+    const Factors = cell.Factors(A);
     return struct {
         a: *const args.MlstmStep,
         slots: problem.Slots,
@@ -90,13 +90,18 @@ fn Step(comptime S: type) type {
             const q = at(a.q, a.q_strides, index, a.heads);
             const k = at(a.k, a.k_strides, index, a.heads);
             const v = at(a.v, a.v_strides, index, a.heads);
-            recurrent.convert(S, q, a.width_qk, @floatCast(scale), rows.q);
-            recurrent.convert(S, k, a.width_qk, 1, rows.k);
-            recurrent.convert(S, v, a.width_v, 1, rows.v);
+            cell.convert(S, A, q, a.width_qk, @floatCast(scale), rows.q);
+            cell.convert(S, A, k, a.width_qk, 1, rows.k);
+            cell.convert(S, A, v, a.width_v, 1, rows.v);
             return rows;
         }
 
-        fn at(base: *const anyopaque, strides: args.Strides, index: usize, heads: usize) [*]const S {
+        fn at(
+            base: *const anyopaque,
+            strides: args.Strides,
+            index: usize,
+            heads: usize,
+        ) [*]const S {
             const typed: [*]const S = @ptrCast(@alignCast(base));
             return typed + index / heads * strides.batch + index % heads * strides.head;
         }
@@ -115,13 +120,14 @@ fn Step(comptime S: type) type {
             const where = self.held(index);
             const sigmoid = a.input_gate == args.input_gate.sigmoid;
             const m: ?[*]A = if (sigmoid) null else @ptrCast(@alignCast(a.m));
-            const x: Factors = .of(sigmoid, i[index], f[index], if (m) |before| before[where] else 0);
-            if (m) |now| now[where] = x.m;
+            var none: A = 0;
+            const state = if (m) |all| &all[where] else &none;
+            const x: Factors = .of(A, sigmoid, i[index], f[index], state);
             var inverse: A = 1;
             if (a.normalize != 0 or !sigmoid) {
                 const n: [*]A = @ptrCast(@alignCast(a.n.?));
                 const row = n + where * a.width_qk;
-                const sigma = recurrent.advanceNormalizer(A, x, row, rows.k, rows.q, a.width_qk);
+                const sigma = cell.advanceNormalizer(A, x, row, rows.k, rows.q, a.width_qk);
                 inverse = 1 / (@max(@abs(sigma), x.floor) + @as(A, @floatCast(a.eps)));
             }
             self.heads[index] = .{ .factors = x, .inverse = inverse };
@@ -134,7 +140,7 @@ fn Step(comptime S: type) type {
             const end = if (part + 1 == self.blocks) a.width_v else first + block_columns;
             const head = self.heads[index];
             const c: [*]A = @ptrCast(@alignCast(a.c));
-            recurrent.advance(
+            cell.advance(
                 A,
                 head.factors,
                 c + self.held(index) * a.width_qk * a.width_v + first,

@@ -3,7 +3,7 @@
 //! Forward token by token (§2.1) and in the quadratic form with every row's gate sums added up
 //! separately (§2.2). Backward token by token in terms of C̃ = e^m C and ñ = e^m n, which do not
 //! depend on m: m acts through eps·e^m alone, and passes that derivative down its maxima. So it
-//! shares nothing with the chunk formulas. Without the eps term, and in frozen mode, m is a constant.
+//! shares nothing with the chunk formulas. Without the eps term, and in frozen mode, m is constant.
 
 const std = @import("std");
 const args = @import("../args/mlstm.zig");
@@ -108,8 +108,10 @@ const One = struct { row: usize, head: usize };
 fn startState(s: Shape, in: Inputs, one: One, trace: Trace) void {
     const unit = one.row * s.heads + one.head;
     const size = s.dk * s.dv;
-    if (in.c0) |c0| @memcpy(trace.c[0..size], c0[unit * size ..][0..size]) else @memset(trace.c[0..size], 0);
-    if (in.n0) |n0| @memcpy(trace.n[0..s.dk], n0[unit * s.dk ..][0..s.dk]) else @memset(trace.n[0..s.dk], 0);
+    @memset(trace.c[0..size], 0);
+    @memset(trace.n[0..s.dk], 0);
+    if (in.c0) |c0| @memcpy(trace.c[0..size], c0[unit * size ..][0..size]);
+    if (in.n0) |n0| @memcpy(trace.n[0..s.dk], n0[unit * s.dk ..][0..s.dk]);
     trace.m[0] = if (s.sigmoid) 0 else if (in.m0) |m0| m0[unit] else 0;
 }
 

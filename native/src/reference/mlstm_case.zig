@@ -161,8 +161,8 @@ fn drawGates(random: std.Random, set: GateSet) [2]f64 {
     };
 }
 
-/// The inputs in S, q, k and v interleaved in one buffer as a fused projection leaves them; what lies
-/// between is NaN.
+/// The inputs in S, q, k and v interleaved in one buffer as a fused projection leaves them; what
+/// lies between is NaN.
 pub fn Typed(comptime S: type) type {
     const A = simd.Arithmetic(S);
     return struct {
