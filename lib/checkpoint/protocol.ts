@@ -171,13 +171,14 @@ export interface ListedCheckpoint {
 /** Committed checkpoints, newest first; nothing about them is verified. */
 export function listCheckpoints(directory: string): ListedCheckpoint[] {
   if (!existsSync(directory)) return [];
-  return readdirSync(directory)
-    .flatMap((name) => {
-      const match = /^step-(0|[1-9]\d*)$/.exec(name);
-      return match ? [{ step: Number(match[1]), path: join(directory, name) }] : [];
-    })
-    .filter(({ path }) => existsSync(join(path, manifestName)))
-    .sort((a, b) => b.step - a.step);
+  const named = readdirSync(directory).flatMap((name) => {
+    const match = /^step-(0|[1-9]\d*)$/.exec(name);
+    return match ? [{ step: Number(match[1]), path: join(directory, name) }] : [];
+  });
+  const listed = named.filter(({ path }) => existsSync(join(path, manifestName)));
+  // A run that is saving deletes old ones: what it saved since then may not be among the names.
+  if (named.some(({ path }) => !existsSync(path))) return listCheckpoints(directory);
+  return listed.sort((a, b) => b.step - a.step);
 }
 
 export interface FindOptions {
@@ -192,8 +193,8 @@ export interface FindOptions {
 /**
  * Path of the newest checkpoint that is sound; undefined in a directory that never had one. Damaged
  * ones are renamed to `step-N.bad` with the reason beside them, and one line says which file and
- * tensor. Throws a NoSoundCheckpointError when damaged ones are all there is (see `allowFresh`), and
- * for what is no damage: a checkpoint of a newer format, or one that the process may not read.
+ * tensor. Throws a NoSoundCheckpointError when damaged ones are all there is (see `allowFresh`),
+ * and for what is no damage: a checkpoint of a newer format, or one that the process may not read.
  */
 export function latestCheckpoint(
   directory: string,
@@ -204,19 +205,22 @@ export function latestCheckpoint(
     warn = console.error,
   }: FindOptions = {},
 ): string | undefined {
-  for (const { path, step } of listCheckpoints(directory)) {
+  const left: string[] = [];
+  for (;;) {
+    const next = listCheckpoints(directory).find(({ path }) => !left.includes(path));
+    if (!next) break;
     try {
-      const manifest = verify === "full" ? verifyCheckpoint(path) : verifyStructure(path);
-      if (manifest.step === step) return path;
-      throw new CheckpointError({ path }, `its manifest is of step ${manifest.step}`);
+      return verified(next, verify);
     } catch (error) {
       if (!isDamage(error)) throw error;
-      const moved = setAside(path, error.message, files);
+      if (!existsSync(next.path)) continue; // A run that is saving deleted it; it has a newer one.
+      const moved = setAside(next.path, error.message, files);
+      if (!moved) left.push(next.path);
       const place = moved ? `moved to ${moved}` : "left where it is";
       warn(`DAMAGED CHECKPOINT ${error.message} (${place}); trying the one before`);
     }
   }
-  const damaged = listDamaged(directory);
+  const damaged = [...left.map((path) => basename(path)), ...listSetAside(directory)];
   if (allowFresh || damaged.length === 0) return undefined;
   const reason =
     `none of its checkpoints is sound (${damaged.join(", ")}); ` +
@@ -224,16 +228,22 @@ export function latestCheckpoint(
   throw new NoSoundCheckpointError({ path: directory }, reason);
 }
 
+function verified({ path, step }: ListedCheckpoint, verify: "full" | "quick"): string {
+  const manifest = verify === "full" ? verifyCheckpoint(path) : verifyStructure(path);
+  if (manifest.step === step) return path;
+  throw new CheckpointError({ path }, `its manifest is of step ${manifest.step}`);
+}
+
 function isDamage(error: unknown): error is CheckpointError {
   if (error instanceof NewerFormatError || error instanceof UnreadableError) return false;
   return error instanceof CheckpointError;
 }
 
-/** Names of checkpoints that were set aside, or could not be. */
-function listDamaged(directory: string): string[] {
+function listSetAside(directory: string): string[] {
   if (!existsSync(directory)) return [];
-  const aside = readdirSync(directory).filter((name) => /^step-\d+\.bad(\.\d+)?$/.test(name));
-  return [...listCheckpoints(directory).map(({ path }) => basename(path)), ...aside.sort()];
+  return readdirSync(directory)
+    .filter((name) => /^step-\d+\.bad(\.\d+)?$/.test(name))
+    .sort();
 }
 
 /** Renames to `.bad`, `.bad.1`, …; undefined when the file system does not let us. */

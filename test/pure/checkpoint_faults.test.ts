@@ -138,7 +138,7 @@ function pair() {
   return { directory, path, files };
 }
 
-test("truncation at every structural boundary and at 64 places, one byte more: all detected", () => {
+test("files cut at every boundary and at 64 places, one byte more: all detected", () => {
   const { path, files } = pair();
   verifyCheckpoint(path);
   for (const { file, bytes } of files) {
@@ -293,6 +293,28 @@ test("a run that went back to an older step keeps what it saves", () => {
   saveCheckpoint(folder, contents(7), { keep: { newest: 1 } });
   expect(listCheckpoints(folder).map(({ step }) => step)).toEqual([15, 7]);
 });
+
+test("the newest is looked for while another process saves and deletes: no damage", async () => {
+  const script = join(import.meta.dir, "checkpoint_victim.ts");
+  const child = Bun.spawn([process.execPath, script, folder, "1"], { stdout: "ignore" });
+  const steps = new Set<string>();
+  const lines: string[] = [];
+  const warn = (line: string) => lines.push(line);
+  try {
+    const end = performance.now() + 30_000;
+    while (steps.size < 30 && performance.now() < end) {
+      const found = latestCheckpoint(folder, { warn });
+      if (found) steps.add(found);
+      else await Bun.sleep(5);
+    }
+    expect(child.exitCode).toBeNull();
+  } finally {
+    child.kill(9);
+    await child.exited;
+  }
+  expect(lines).toEqual([]);
+  expect(steps.size).toBe(30);
+}, 60_000);
 
 test("a manifest that leaves bytes of a file to no tensor is refused", () => {
   const { path } = pair();

@@ -39,7 +39,7 @@ function watched(files: Files, after: (count: number) => void): Files {
   return Object.fromEntries(wrapped) as Files;
 }
 
-test("bytes before names, names before the commit, the commit before `latest` and deletions", () => {
+test("bytes before names, names before the commit, that before `latest` and deletions", () => {
   const { top, model } = newModel("log");
   const keep = { newest: 1 };
   saveCheckpoint(join(top, "runs/checkpoints"), contents(1), { files: model.files, keep });

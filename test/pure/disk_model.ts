@@ -101,8 +101,8 @@ export class DiskModel {
 
   /**
    * Writes what a power cut at this moment may leave into the new folder `target`. `names` says
-   * whether names that were not synchronised are lost or have reached the disk by chance; bytes that
-   * were not are lost in either case.
+   * whether names that were not synchronised are lost or have reached the disk by chance; bytes
+   * that were not are lost in either case.
    */
   image(target: string, names: "durable" | "entries"): void {
     const write = (directory: ModelDirectory, path: string) => {
