@@ -11,6 +11,7 @@ import { basename, dirname, join } from "node:path";
 import library from "../../package.json" with { type: "json" };
 import { CheckpointError, messageOf, NoSoundCheckpointError, UnreadableError } from "./errors.ts";
 import { type Files, quietly, systemFiles, writeDurably } from "./files.ts";
+import { type Json, plainJson } from "./json.ts";
 import {
   encodeManifest,
   formatVersion,
@@ -22,8 +23,7 @@ import { type Keep, removable } from "./retention.ts";
 import { verifyCheckpoint, verifyStructure } from "./verify.ts";
 import { saveSafetensors, type StoredFile, type TensorBytes } from "./writer.ts";
 
-/** Anything that JSON holds. */
-export type Json = Manifest["data"];
+export type { Json };
 
 export interface CheckpointContents {
   /** Steps that have been taken. */
@@ -66,11 +66,12 @@ export function saveCheckpoint(
   if (existsSync(path)) throw new CheckpointError({ path }, "the step is saved already");
   const temporary = `${path}.tmp-${crypto.randomUUID()}`;
   try {
+    const facts = plainFacts(contents);
     makeDurably(directory, files);
     removeLeftovers(directory, files);
     files.makeDirectory(temporary);
     const stored = saveSafetensors(join(temporary, tensorsName), contents.tensors, {}, files);
-    const manifest = encodeManifest(path, describe(contents, stored));
+    const manifest = encodeManifest(path, describe(facts, stored));
     writeDurably(files, join(temporary, manifestName), (write) => write(manifest));
     files.syncDirectory(temporary);
     // A write that was lost without an error must not become the newest checkpoint.
@@ -110,25 +111,31 @@ function makeDurably(directory: string, files: Files): void {
   files.syncDirectory(parent);
 }
 
-function describe(contents: CheckpointContents, stored: StoredFile): Manifest {
-  const { step, recipe, data, rng, metrics = {} } = contents;
-  const { bytes, headerBytes, headerHash } = stored;
+/** What the manifest says beside the tensors; checked before anything is written. */
+function plainFacts({ step, recipe, data, rng, metrics = {} }: CheckpointContents) {
   const finite = Object.entries(metrics).map(([name, value]) => [
     name,
     Number.isFinite(value) ? value : null,
   ]);
   return {
-    format: formatVersion,
     step,
+    recipe: plainJson("recipe", recipe),
+    data: plainJson("data", data),
+    rng: plainJson("rng", rng),
+    metrics: Object.fromEntries(finite) as Manifest["metrics"],
+  };
+}
+
+function describe(facts: ReturnType<typeof plainFacts>, stored: StoredFile): Manifest {
+  const { bytes, headerBytes, headerHash } = stored;
+  return {
+    format: formatVersion,
     library: library.version,
     files: [{ name: tensorsName, bytes, headerBytes, headerHash }],
     tensors: [...stored.tensors].map(([name, { dtype, shape, offset, bytes, hash }]) => {
       return { name, file: tensorsName, dtype, shape: [...shape], offset, bytes, hash };
     }),
-    recipe,
-    data,
-    rng,
-    metrics: Object.fromEntries(finite),
+    ...facts,
   };
 }
 

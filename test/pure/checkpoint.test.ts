@@ -77,6 +77,24 @@ test("nothing there: no checkpoint; a step twice and a bad step: errors", () => 
   expect(names()).toEqual(["latest", "step-1"]);
 });
 
+test("recipe, data and rng: undefined members are left out, what JSON loses is refused", () => {
+  const kept = { ...contents(1), recipe: { a: [1, null, "ä"], b: undefined } as never };
+  const manifest = readManifest(saveCheckpoint(folder, kept));
+  expect(manifest.recipe).toStrictEqual({ a: [1, null, "ä"] });
+  const lost: [unknown, RegExp][] = [
+    [{ model: { sizes: [1, Number.NaN] } }, /recipe\.model\.sizes\[1\] is NaN/],
+    [{ when: new Date(0) }, /recipe\.when is 1970/],
+    [{ seed: 1n }, /recipe\.seed is 1n/],
+    [undefined, /recipe is undefined/],
+  ];
+  for (const [recipe, reason] of lost) {
+    const save = () => saveCheckpoint(folder, { ...contents(2), recipe: recipe as never });
+    expect(save).toThrow(CheckpointError);
+    expect(save).toThrow(reason);
+    expect(names()).toEqual(["latest", "step-1"]);
+  }
+});
+
 /** Real file operations until the n-th, which fails; afterwards all fail, as after a crash. */
 function crashing(failAt: number, reason: string, forEver: boolean) {
   let count = 0;
