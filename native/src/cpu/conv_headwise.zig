@@ -83,7 +83,7 @@ fn Panels(comptime A: type) type {
                 const vecs = @min(4, @divCeil(self.columns - c, lanes));
                 var row: usize = 0;
                 while (row < rows) {
-                    const count = @min(rows - row, panel.tile_rows);
+                    const count = panel.nextRows(rows - row);
                     const l = left + row * left_stride;
                     const o = out + row * out_stride + c;
                     inline for (1..panel.tile_rows + 1) |n| inline for (1..5) |v| {
@@ -294,7 +294,7 @@ fn Backward(comptime S: type) type {
                 const vecs = @min(4, (self.padded - c) / lanes);
                 var o: usize = 0;
                 while (o < self.a.outputs) {
-                    const count = @min(self.a.outputs - o, panel.tile_rows);
+                    const count = panel.nextRows(self.a.outputs - o);
                     const to = sums + o * self.padded + c;
                     inline for (1..panel.tile_rows + 1) |n| inline for (1..5) |v| {
                         if (n == count and v == vecs) self.addTile(n, v, x + c, dy + o, rows, to);

@@ -218,11 +218,11 @@ fn Backward(comptime S: type, comptime function: u32) type {
             } else {
                 var row: usize = 0;
                 while (row < rows.count) {
-                    const left = rows.count - row;
+                    const count = panel.nextRows(rows.count - row);
                     inline for (1..panel.tile_rows + 1) |n| {
-                        if (n == @min(left, panel.tile_rows)) flowBack(rows, n, row, t, slot + row);
+                        if (n == count) flowBack(rows, n, row, t, slot + row);
                     }
-                    row += @min(left, panel.tile_rows);
+                    row += count;
                 }
             }
             if (rows.self.a.borders == null) return;
@@ -267,12 +267,15 @@ fn Backward(comptime S: type, comptime function: u32) type {
             inline for (&kept, 0..) |*plane, k| {
                 // Units beyond the width divide by their n.
                 const fill = if (k == 1) 1 else 0;
+                // Tokens of many rows lie too far apart for the processor to foresee.
+                @prefetch(planes + k * a.width - 2 * a.heads * args.saved_planes * a.width, .{});
                 plane.* = get(A, whole, planes + k * a.width, count, fill);
             }
             const saved = gates.unpack(V, function, kept, past.c, past.n);
             const dy_tensor: [*]const S = @ptrCast(@alignCast(a.dy));
-            const dy = get(S, whole, dy_tensor + rows.token(row, t) * a.width + first, count, 0) +
-                simd.load(A, rows.carry[0] + at);
+            const dy_here = dy_tensor + rows.token(row, t) * a.width + first;
+            @prefetch(dy_here - 2 * a.heads * a.width, .{});
+            const dy = get(S, whole, dy_here, count, 0) + simd.load(A, rows.carry[0] + at);
             const out = gates.backward(
                 V,
                 function,
@@ -290,6 +293,7 @@ fn Backward(comptime S: type, comptime function: u32) type {
             inline for (0..4) |g| {
                 simd.store(A, draw + g * lanes, out.raw[g]);
                 const p = dwx + ((token_index * 4 + g) * a.heads + rows.head) * a.width + first;
+                @prefetch(p - 4 * a.heads * a.width, .{ .rw = .write });
                 if (whole) simd.store(S, p, out.raw[g]) else panel.storePart(S, lanes, p, count, out.raw[g]);
             }
         }
@@ -365,7 +369,7 @@ fn Backward(comptime S: type, comptime function: u32) type {
                 const draw = rows.drawAt(block, 0);
                 var in: usize = 0;
                 while (in < layout.width) {
-                    const left = @min(layout.width - in, panel.tile_rows);
+                    const left = panel.nextRows(layout.width - in);
                     inline for (1..panel.tile_rows + 1) |n| {
                         if (n == left) addTile(rows, n, in, block, draw, count);
                     }

@@ -132,7 +132,7 @@ fn Forward(comptime S: type, comptime function: u32) type {
                 resetAtBorders(&rows, t);
                 var row: usize = 0;
                 while (row < rows.count) {
-                    const left = @min(rows.count - row, panel.tile_rows);
+                    const left = panel.nextRows(rows.count - row);
                     inline for (1..panel.tile_rows + 1) |n| if (n == left) product(&rows, n, row);
                     row += left;
                 }

@@ -11,6 +11,12 @@ const simd = @import("simd.zig");
 /// Rows of a tile of four vectors: the accumulators fill the register file but for the operands.
 pub const tile_rows: comptime_int = if (builtin.cpu.has(.x86, .avx512f)) 6 else 3;
 
+/// Rows of the next tile of `left` rows: as equal as possible, for a tile of one row would wait for
+/// its own sums.
+pub fn nextRows(left: usize) usize {
+    return @divCeil(left, @divCeil(left, tile_rows));
+}
+
 pub fn Tile(comptime A: type, comptime rows: comptime_int, comptime vecs: comptime_int) type {
     return [rows][vecs]simd.Vec(A);
 }

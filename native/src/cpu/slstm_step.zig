@@ -87,14 +87,14 @@ fn Step(comptime S: type, comptime function: u32) type {
             const first = (index % self.chunks()) * task_blocks;
             var row: usize = 0;
             while (row < self.a.rows) {
-                const left = self.a.rows - row;
+                const count = panel.nextRows(self.a.rows - row);
                 inline for (1..panel.tile_rows + 1) |n| {
-                    if (n == @min(left, panel.tile_rows)) {
+                    if (n == count) {
                         for (first..@min(first + task_blocks, self.layout.blocks)) |block|
                             tile(self, n, head, row, block);
                     }
                 }
-                row += @min(left, panel.tile_rows);
+                row += count;
             }
         }
 
