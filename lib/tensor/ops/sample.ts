@@ -1,0 +1,43 @@
+// Drawing tokens from logits: the native kernel of serving.md §7, steps 2 to 7.
+
+import { native } from "../../native/library.ts";
+import { tensor } from "../create.ts";
+import type { Key } from "../random.ts";
+import { result, type Tensor } from "../tensor.ts";
+
+/** How the token of one row is drawn. */
+export interface SampleRow {
+  /** 0 takes the most likely token, the lowest id among equals. */
+  readonly temperature: number;
+  /** Keep the k most likely tokens; 0 = all. */
+  readonly topK: number;
+  /** Keep the shortest prefix of the most likely tokens that holds this probability; 1 = all. */
+  readonly topP: number;
+  /** Keep tokens that are at least this much as likely as the most likely one; 0 = all. */
+  readonly minP: number;
+  /** `keyOf("sample", seed)`. */
+  readonly key: Key;
+  /** Number of the generated token in its sequence, from 0. */
+  readonly position: number;
+  /** Number of the sequence among several for one prompt. */
+  readonly choice: number;
+  /** Row of the prompt in its request. */
+  readonly prompt: number;
+}
+
+/**
+ * One token per row: logits [rows, V] → i32 [rows]. A token depends on its row's logits, settings
+ * and counter only, never on the other rows.
+ */
+export function sampleTokens(logits: Tensor, rows: readonly SampleRow[]): Tensor {
+  const settings = rows.flatMap(({ temperature, topP, minP, topK }) => {
+    return [temperature, topP, minP, topK];
+  });
+  const draws = rows.flatMap(({ key, position, choice, prompt }) => {
+    return [key.low, key.high, position, choice, prompt, 0];
+  });
+  using settingsOfRows = tensor(Float64Array.from(settings), { shape: [rows.length, 4] });
+  using drawsOfRows = tensor(Int32Array.from(draws), { shape: [rows.length, 6] });
+  const { handle } = logits;
+  return result(native().xl_sample(handle, settingsOfRows.handle, drawsOfRows.handle), "sample");
+}
