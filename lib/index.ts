@@ -1,0 +1,7 @@
+// Everything a recipe imports: `import { nn, optim, corpus, scope } from "xlstm"`.
+
+export * from "./tensor/index.ts";
+export * as nn from "./nn/index.ts";
+export * as optim from "./optim/index.ts";
+export { corpus, corpusFromFile } from "./data/corpus.ts";
+export { byteTokenizer } from "./data/tokenizer.ts";
