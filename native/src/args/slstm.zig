@@ -5,9 +5,9 @@
 
 /// raw_g = wx_g + y_{t−1}·R_g + b_g, then per unit (function 0)
 /// m = raw_i where n_{t−1} = 0, else max(raw_i, l), l = m_{t−1} + logσ(raw_f);
-/// i' = e^(raw_i − m), f' = e^(l − m) (0 where n_{t−1} = 0); c = f'c + i'·tanh(raw_z); n = f'n + i';
-/// y = σ(raw_o)·c/n. Function 1: c = σ(raw_f)c + σ(raw_i)·tanh(raw_z), y = σ(raw_o)·tanh(c), with
-/// n and m kept at 0.
+/// i' = e^(raw_i − m), f' = e^(l − m) (0 where n_{t−1} = 0);
+/// c = f'c + i'·tanh(raw_z); n = f'n + i'; y = σ(raw_o)·c/n.
+/// Function 1: c = σ(raw_f)c + σ(raw_i)·tanh(raw_z), y = σ(raw_o)·tanh(c), n = m = 0.
 pub const SlstmForward = extern struct {
     wx: *const anyopaque, // [B, T, 4, NH, DH]
     r: *const anyopaque, // A [4, NH, DHin, DHout]
@@ -26,9 +26,10 @@ pub const SlstmForward = extern struct {
     clip: f64, // y is clamped to [−clip, clip]; 0: off
 };
 
-/// What the forward pass keeps per unit and token, in this order: c, n, gate, tanh(raw_z), σ(raw_o),
-/// σ(−raw_f). One of i', f' is always 1: `gate` is the other, with a minus sign (−0 included) when
-/// it is i'. LSTM: c, tanh c, σ(raw_i), tanh(raw_z), σ(raw_o), σ(−raw_f). 0 beyond `lengths`.
+/// What the forward pass keeps per unit and token, in this order: c, n, gate, tanh(raw_z),
+/// σ(raw_o), σ(−raw_f). One of i', f' is always 1: `gate` is the other, with a minus sign (−0
+/// included) when it is i'. LSTM: c, tanh c, σ(raw_i), tanh(raw_z), σ(raw_o), σ(−raw_f).
+/// All are 0 beyond `lengths`.
 pub const saved_planes = 6;
 
 /// Equations of kernels.md §7.2. The m part of `dlast` is ignored: m is bookkeeping.

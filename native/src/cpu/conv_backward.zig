@@ -1,12 +1,12 @@
 //! Causal depthwise convolution, backward pass. Equations: `args/conv.zig`; reference:
 //! `reference/conv.zig`.
 //!
-//! du_t = dy_t (·silu'(u_t)); dw_j = Σ du_t·x_e[t + j]; dx_e[e] = Σ_d w_{K−1−d}·du_{e−(K−1)+d}, which is
-//! a convolution of du with the taps reversed.
+//! du_t = dy_t (·silu'(u_t)); dw_j = Σ du_t·x_e[t + j]; dx_e[e] = Σ_d w_{K−1−d}·du_{e−(K−1)+d}: a
+//! convolution of du with the taps reversed.
 //!
-//! A task is a fixed block of tokens of one batch row. It walks through the block in pieces whose du
-//! stays in cache, and computes du of the K − 1 tokens after the block once more for itself. Its sums
-//! for dw and db are added to the others' in the order of the tasks.
+//! A task is a fixed block of tokens of one batch row. It walks through the block in pieces whose
+//! du stays in cache, and computes du of the K − 1 tokens after the block once more for itself. Its
+//! sums for dw and db are added to the others' in the order of the tasks.
 
 const std = @import("std");
 const simd = @import("simd.zig");
@@ -134,7 +134,13 @@ fn Backward(comptime S: type) type {
             }
 
             /// du of tokens first..end; with `own`, also their part of dw and db.
-            fn eachGroup(block: *const Block, comptime k: comptime_int, first: usize, end: usize, own: bool) void {
+            fn eachGroup(
+                block: *const Block,
+                comptime k: usize,
+                first: usize,
+                end: usize,
+                own: bool,
+            ) void {
                 var t = first;
                 while (t < end) {
                     const four = t + taps.together <= end;
@@ -143,7 +149,8 @@ fn Backward(comptime S: type) type {
                         t += taps.together;
                         continue;
                     }
-                    if (k > 0 and block.source.clear(t, 1)) block.fast(k, 1, t, own) else block.slow(t, own);
+                    const plain = k > 0 and block.source.clear(t, 1);
+                    if (k > 0 and plain) block.fast(k, 1, t, own) else block.slow(t, own);
                     t += 1;
                 }
             }
@@ -156,9 +163,10 @@ fn Backward(comptime S: type) type {
                 own: bool,
             ) void {
                 const a = block.self.a;
-                var rows: [count + k - 1][*]const S = undefined;
+                const Inputs = [count + k - 1][*]const S;
+                var rows: Inputs = undefined;
                 for (&rows, 0..) |*p, i| p.* = block.source.row(t + i);
-                const Context = struct { *const Block, *const [count + k - 1][*]const S, usize, bool };
+                const Context = struct { *const Block, *const Inputs, usize, bool };
                 taps.eachChannels(A, a.channels, Context{ block, &rows, t, own }, struct {
                     inline fn body(x: Context, comptime n: comptime_int, c: usize) void {
                         x[0].group(k, count, n, x[1], x[2], x[3], c);
@@ -179,7 +187,9 @@ fn Backward(comptime S: type) type {
                 const V = @Vector(n, A);
                 const channels = block.self.a.channels;
                 var du: [count]V = undefined;
-                inline for (&du, 0..) |*d, i| d.* = simd.loadN(S, n, block.dy + (t + i) * channels + c);
+                inline for (&du, 0..) |*d, i| {
+                    d.* = simd.loadN(S, n, block.dy + (t + i) * channels + c);
+                }
                 if (block.self.a.silu != 0) {
                     const u = taps.convolve(S, k, count, n, rows, block.self.weights, c);
                     inline for (&du, u) |*d, x| d.* *= siluSlope(V, x);
@@ -221,13 +231,15 @@ fn Backward(comptime S: type) type {
                 const start = block.source.start(t);
                 for (0..a.taps) |j| {
                     if (t + j < start) continue;
-                    taps.addProduct(S, block.sums + j * channels, du, block.source.row(t + j), channels);
+                    const dw = block.sums + j * channels;
+                    taps.addProduct(S, dw, du, block.source.row(t + j), channels);
                 }
                 const Sums = struct { db: [*]A, du: [*]const A };
                 const sums: Sums = .{ .db = block.sums + a.taps * channels, .du = du };
                 taps.eachChannels(A, channels, sums, struct {
                     inline fn body(x: Sums, comptime n: comptime_int, c: usize) void {
-                        simd.storeN(A, n, x.db + c, simd.loadN(A, n, x.db + c) + simd.loadN(A, n, x.du + c));
+                        const before = simd.loadN(A, n, x.db + c);
+                        simd.storeN(A, n, x.db + c, before + simd.loadN(A, n, x.du + c));
                     }
                 }.body);
             }
@@ -256,14 +268,17 @@ fn Backward(comptime S: type) type {
 
             fn fastInput(block: *const Block, comptime k: comptime_int, t: usize, dx: [*]S) void {
                 const a = block.self.a;
-                var rows: [taps.together + k - 1][*]const A = undefined;
+                const Inputs = [taps.together + k - 1][*]const A;
+                var rows: Inputs = undefined;
                 for (&rows, 0..) |*p, i| p.* = block.duRow(t + i);
-                const Context = struct { *const Self, *const [taps.together + k - 1][*]const A, [*]S };
+                const Context = struct { *const Self, *const Inputs, [*]S };
                 const to = dx + t * a.dx_stride;
                 taps.eachChannels(A, a.channels, Context{ block.self, &rows, to }, struct {
                     inline fn body(x: Context, comptime n: comptime_int, c: usize) void {
                         const out = taps.convolve(A, k, taps.together, n, x[1], x[0].reversed, c);
-                        inline for (out, 0..) |v, i| simd.storeN(S, n, x[2] + i * x[0].a.dx_stride + c, v);
+                        inline for (out, 0..) |v, i| {
+                            simd.storeN(S, n, x[2] + i * x[0].a.dx_stride + c, v);
+                        }
                     }
                 }.body);
             }
@@ -284,11 +299,12 @@ fn Backward(comptime S: type) type {
                 }
                 const seen = if (block.length == 0) 0 else block.source.start(block.length - 1);
                 const held = e >= block.length and e >= seen;
-                const dlast: ?[*]const S = if (a.dlast != null and held) @ptrCast(@alignCast(a.dlast)) else null;
+                const dlast: ?[*]const S = if (held) @ptrCast(@alignCast(a.dlast)) else null;
+                const later = (block.row * kept + e -| block.length) * a.channels;
                 const Context = struct { sums: [*]const A, more: ?[*]const S, to: [*]S };
                 const context: Context = .{
                     .sums = sums,
-                    .more = if (dlast) |p| p + (block.row * kept + e - block.length) * a.channels else null,
+                    .more = if (dlast) |p| p + later else null,
                     .to = to,
                 };
                 taps.eachChannels(A, a.channels, context, struct {

@@ -1,9 +1,9 @@
 //! Causal depthwise convolution, forward pass. Equations: `args/conv.zig`; reference:
 //! `reference/conv.zig`.
 //!
-//! u_t = b + Σ_j w_j·x_e[t + j]; y = u or u·σ(u). A task is a fixed block of tokens of one batch row.
-//! Four tokens share the loads of their seven inputs; tokens next to a border take their taps one by
-//! one.
+//! u_t = b + Σ_j w_j·x_e[t + j]; y = u or u·σ(u). A task is a fixed block of tokens of one batch
+//! row. Four tokens share the loads of their seven inputs; tokens next to a border take their taps
+//! one by one.
 
 const std = @import("std");
 const simd = @import("simd.zig");
@@ -116,7 +116,7 @@ fn Forward(comptime S: type) type {
             sums: [*]A,
 
             /// Tokens first..end; k taps, or 0 where that number has no fast path.
-            fn tokens(block: *const Block, comptime k: comptime_int, first: usize, end: usize) void {
+            fn tokens(block: *const Block, comptime k: usize, first: usize, end: usize) void {
                 var t = first;
                 while (t < end) {
                     const four = t + taps.together <= end;
@@ -130,11 +130,12 @@ fn Forward(comptime S: type) type {
                 }
             }
 
-            fn fast(block: *const Block, comptime k: comptime_int, comptime count: comptime_int, t: usize) void {
+            fn fast(block: *const Block, comptime k: usize, comptime count: usize, t: usize) void {
                 const a = block.self.a;
-                var rows: [count + k - 1][*]const S = undefined;
+                const Inputs = [count + k - 1][*]const S;
+                var rows: Inputs = undefined;
                 for (&rows, 0..) |*p, i| p.* = block.source.row(t + i);
-                const Context = struct { block: *const Block, rows: *const [count + k - 1][*]const S, t: usize };
+                const Context = struct { block: *const Block, rows: *const Inputs, t: usize };
                 const context: Context = .{ .block = block, .rows = &rows, .t = t };
                 taps.eachChannels(A, a.channels, context, struct {
                     inline fn body(x: Context, comptime n: comptime_int, c: usize) void {
@@ -147,9 +148,10 @@ fn Forward(comptime S: type) type {
             fn slow(block: *const Block, t: usize) void {
                 const a = block.self.a;
                 slowSums(S, &block.source, block.self.weights, t, block.sums);
-                taps.eachChannels(A, a.channels, .{ block, t }, struct {
-                    inline fn body(x: struct { *const Block, usize }, comptime n: comptime_int, c: usize) void {
-                        x[0].store(n, simd.loadN(A, n, x[0].sums + c), x[1], c);
+                const Context = struct { block: *const Block, t: usize };
+                taps.eachChannels(A, a.channels, Context{ .block = block, .t = t }, struct {
+                    inline fn body(x: Context, comptime n: comptime_int, c: usize) void {
+                        x.block.store(n, simd.loadN(A, n, x.block.sums + c), x.t, c);
                     }
                 }.body);
             }

@@ -87,7 +87,8 @@ fn Panels(comptime A: type) type {
                     const l = left + row * left_stride;
                     const o = out + row * out_stride + c;
                     inline for (1..panel.tile_rows + 1) |n| inline for (1..5) |v| {
-                        if (n == count and v == vecs) self.tile(Out, n, v, l, left_stride, c, bias, o, out_stride);
+                        if (n == count and v == vecs)
+                            self.tile(Out, n, v, l, left_stride, c, bias, o, out_stride);
                     };
                     row += count;
                 }
@@ -287,7 +288,13 @@ fn Backward(comptime S: type) type {
         }
 
         /// dW[b, padded] += dy[rows, b]ᵀ·x[rows, padded].
-        fn addWeights(self: *const Self, x: [*]const A, dy: [*]const A, rows: usize, sums: [*]A) void {
+        fn addWeights(
+            self: *const Self,
+            x: [*]const A,
+            dy: [*]const A,
+            rows: usize,
+            sums: [*]A,
+        ) void {
             @setEvalBranchQuota(100_000);
             var c: usize = 0;
             while (c < self.padded) : (c += 4 * lanes) {
@@ -343,7 +350,8 @@ fn Backward(comptime S: type) type {
                 while (i < a.inputs) : (i += lanes) {
                     var total: simd.Vec(A) = @splat(0);
                     for (0..self.chunks) |k| {
-                        total += simd.load(A, self.taskSums(block * self.chunks + k) + o * self.padded + i);
+                        const sums = self.taskSums(block * self.chunks + k);
+                        total += simd.load(A, sums + o * self.padded + i);
                     }
                     panel.storePart(A, lanes, to + i, @min(lanes, a.inputs - i), total);
                 }

@@ -1,11 +1,11 @@
 //! Head-wise linear maps with square blocks of 2, 4 or 8 units: a register holds several blocks of
 //! one row, and the inputs of a block reach its outputs by a shuffle within the register.
 //!
-//! y = Σ_i W_i∘spread_i(x) with W_i[h·size + o] = w[h, o, i] and spread_i(x)[h·size + o] = x[h·size + i];
+//! y = Σ_i W_i∘spread_i(x), W_i[h·size + o] = w[h, o, i], spread_i(x)[h·size + o] = x[h·size + i];
 //! dx = Σ_o V_o∘spread_o(dy) with V_o[h·size + i] = w[h, o, i]; dW_i += dy∘spread_i(x).
 //!
-//! Weights and sums are loaded once per group of rows. dW is summed over fixed chunks of rows, added
-//! in order.
+//! Weights and sums are loaded once per group of rows. dW is summed over fixed chunks of rows,
+//! added in order.
 
 const std = @import("std");
 const simd = @import("simd.zig");
@@ -21,7 +21,7 @@ pub fn Small(comptime S: type, comptime size: comptime_int) type {
         const lanes = simd.lanes(A);
 
         /// Element i of every block, at all places of the block.
-        inline fn spread(comptime n: comptime_int, comptime i: comptime_int, x: @Vector(n, A)) @Vector(n, A) {
+        inline fn spread(comptime n: usize, comptime i: usize, x: @Vector(n, A)) @Vector(n, A) {
             comptime var mask: [n]i32 = undefined;
             inline for (&mask, 0..) |*lane, at| lane.* = at / size * size + i;
             return @shuffle(A, x, undefined, @as(@Vector(n, i32), mask));
@@ -30,8 +30,9 @@ pub fn Small(comptime S: type, comptime size: comptime_int) type {
         /// w [n, size, size] as size rows of n·size: out[i][h, o] = w[h, o, i], or the transpose.
         fn arrange(weight: [*]const A, blocks: usize, transposed: bool, out: [*]A) void {
             for (0..size) |i| for (0..blocks) |h| for (0..size) |o| {
-                const from = if (transposed) (h * size + i) * size + o else (h * size + o) * size + i;
-                out[(i * blocks + h) * size + o] = weight[from];
+                const row = if (transposed) i else o;
+                const column = if (transposed) o else i;
+                out[(i * blocks + h) * size + o] = weight[(h * size + row) * size + column];
             };
         }
 
@@ -74,13 +75,18 @@ pub fn Small(comptime S: type, comptime size: comptime_int) type {
                 for (first..first + count) |row| {
                     const value = simd.loadN(S, n, x + row * a.x_stride + f);
                     var sum = begin;
-                    inline for (w, 0..) |weight, i| sum = simd.fma(V, weight, spread(n, i, value), sum);
+                    inline for (w, 0..) |weight, i| {
+                        sum = simd.fma(V, weight, spread(n, i, value), sum);
+                    }
                     simd.storeN(S, n, y + row * a.y_stride + f, sum);
                 }
             }
         };
 
-        pub fn forward(parallel: *const Parallel, a: *const args.HeadwiseForward) error{OutOfMemory}!void {
+        pub fn forward(
+            parallel: *const Parallel,
+            a: *const args.HeadwiseForward,
+        ) error{OutOfMemory}!void {
             const weights = try parallel.alloc(A, size * a.blocks * size);
             arrange(@ptrCast(@alignCast(a.weight)), a.blocks, false, weights.ptr);
             const self: Forward = .{ .a = a, .weights = weights.ptr };
@@ -107,7 +113,9 @@ pub fn Small(comptime S: type, comptime size: comptime_int) type {
                 while (row < end) {
                     const count = @min(group_rows, end - row);
                     var f: usize = 0;
-                    while (f + lanes <= width) : (f += lanes) self.columns(lanes, row, count, f, sums);
+                    while (f + lanes <= width) : (f += lanes) {
+                        self.columns(lanes, row, count, f, sums);
+                    }
                     while (f < width) : (f += size) self.columns(size, row, count, f, sums);
                     row += count;
                 }
@@ -125,7 +133,9 @@ pub fn Small(comptime S: type, comptime size: comptime_int) type {
                 const V = @Vector(n, A);
                 const width = a.blocks * size;
                 var w: [size]V = undefined;
-                inline for (&w, 0..) |*value, o| value.* = simd.loadN(A, n, self.weights + o * width + f);
+                inline for (&w, 0..) |*value, o| {
+                    value.* = simd.loadN(A, n, self.weights + o * width + f);
+                }
                 // Sums of the group start at zero, so that long sums lose less to rounding.
                 var dw: [size + 1]V = @splat(@splat(0));
                 const x: [*]const S = @ptrCast(@alignCast(a.x));
@@ -156,7 +166,8 @@ pub fn Small(comptime S: type, comptime size: comptime_int) type {
                 for (0..size + 1) |i| {
                     var total: V = @splat(0);
                     for (0..self.chunks) |k| {
-                        total += simd.loadN(A, size, self.taskSums(k) + (i * a.blocks + block) * size);
+                        const sums = self.taskSums(k);
+                        total += simd.loadN(A, size, sums + (i * a.blocks + block) * size);
                     }
                     const values: [size]A = total;
                     for (values, 0..) |value, o| {
@@ -167,7 +178,10 @@ pub fn Small(comptime S: type, comptime size: comptime_int) type {
             }
         };
 
-        pub fn backward(parallel: *const Parallel, a: *const args.HeadwiseBackward) error{OutOfMemory}!void {
+        pub fn backward(
+            parallel: *const Parallel,
+            a: *const args.HeadwiseBackward,
+        ) error{OutOfMemory}!void {
             const chunk = @max(forward_rows, @divCeil(a.rows, 64));
             const chunks = @divCeil(a.rows, chunk);
             const weights = try parallel.alloc(A, size * a.blocks * size);

@@ -9,7 +9,11 @@ const forward = @import("conv_forward.zig");
 const args = @import("../args/conv.zig");
 const Parallel = @import("../parallel.zig").Parallel;
 
-pub fn convStep(comptime S: type, parallel: *const Parallel, a: *const args.ConvStep) error{OutOfMemory}!void {
+pub fn convStep(
+    comptime S: type,
+    parallel: *const Parallel,
+    a: *const args.ConvStep,
+) error{OutOfMemory}!void {
     const A = simd.Arithmetic(S);
     const packed_rows = try parallel.alloc(A, (a.taps + 1) * a.channels);
     const weight: [*]const A = @ptrCast(@alignCast(a.weight));
@@ -53,7 +57,8 @@ fn Step(comptime S: type) type {
             forward.slowSums(S, &source, self.weights, 0, sums);
             const y: [*]S = @ptrCast(@alignCast(a.y));
             const Context = struct { sums: [*]const A, y: [*]S, silu: bool };
-            const context: Context = .{ .sums = sums, .y = y + index * a.channels, .silu = a.silu != 0 };
+            const to_row = y + index * a.channels;
+            const context: Context = .{ .sums = sums, .y = to_row, .silu = a.silu != 0 };
             taps.eachChannels(A, a.channels, context, struct {
                 inline fn body(to: Context, comptime n: comptime_int, c: usize) void {
                     const V = @Vector(n, A);
@@ -63,7 +68,8 @@ fn Step(comptime S: type) type {
             }.body);
             if (kept == 0) return;
             for (1..kept) |k| {
-                @memcpy(state[(k - 1) * a.channels ..][0..a.channels], state[k * a.channels ..][0..a.channels]);
+                const to = state[(k - 1) * a.channels ..][0..a.channels];
+                @memcpy(to, state[k * a.channels ..][0..a.channels]);
             }
             @memcpy(state[(kept - 1) * a.channels ..][0..a.channels], source.x[0..a.channels]);
         }

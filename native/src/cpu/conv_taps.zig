@@ -3,8 +3,8 @@
 //! Extended positions: e < K − 1 are the state's rows, token t is e = t + K − 1. Token t reads
 //! e = t … t + K − 1, of which a border at p <= t hides those below p + K − 1.
 //!
-//! u = b + w_0·x_0 + … + w_{K−1}·x_{K−1}, in this order on every path: the bits do not depend on how
-//! tokens were grouped.
+//! u = b + w_0·x_0 + … + w_{K−1}·x_{K−1}, in this order on every path: the bits do not depend on
+//! how tokens were grouped.
 
 const std = @import("std");
 const simd = @import("simd.zig");

@@ -10,7 +10,13 @@ const kernels = @import("conv.zig");
 const Lab = checks.Lab;
 const testing = std.testing;
 
-const Options = struct { state: bool, borders: bool, lengths: bool, bias: bool = true, gap: usize = 0 };
+const Options = struct {
+    state: bool = true,
+    borders: bool = false,
+    lengths: bool = false,
+    bias: bool = true,
+    gap: usize = 0,
+};
 
 fn Data(comptime S: type) type {
     const A = simd.Arithmetic(S);
@@ -59,7 +65,9 @@ fn Data(comptime S: type) type {
             }
             if (o.borders) {
                 const borders = try lab.zeros(u8, rows);
-                for (borders) |*flag| flag.* = @intFromBool(lab.prng.random().uintLessThan(u32, 7) == 0);
+                for (borders) |*flag| {
+                    flag.* = @intFromBool(lab.prng.random().uintLessThan(u32, 7) == 0);
+                }
                 out.in.borders = borders;
             }
             if (o.lengths) try out.shorten(lab, s, o);
@@ -114,7 +122,13 @@ fn compare(comptime S: type, lab: *Lab, s: reference.Shape, o: Options) !void {
     try compareBackward(S, lab, s, o, data);
 }
 
-fn compareBackward(comptime S: type, lab: *Lab, s: reference.Shape, o: Options, data: Data(S)) !void {
+fn compareBackward(
+    comptime S: type,
+    lab: *Lab,
+    s: reference.Shape,
+    o: Options,
+    data: Data(S),
+) !void {
     const A = simd.Arithmetic(S);
     const rows = s.batch * s.length;
     const kept = s.batch * (s.taps - 1) * s.channels;
@@ -149,10 +163,16 @@ fn compareBackward(comptime S: type, lab: *Lab, s: reference.Shape, o: Options, 
         .x_stride = s.channels + o.gap,
         .dx_stride = s.channels + o.gap,
         .silu = @intFromBool(s.silu),
-    }, &.{ checks.bytesOf(dx), checks.bytesOf(dweight), checks.bytesOf(dbias), checks.bytesOf(dstate) });
+    }, &.{
+        checks.bytesOf(dx),
+        checks.bytesOf(dweight),
+        checks.bytesOf(dbias),
+        checks.bytesOf(dstate),
+    });
     const dense = try lab.poisoned(S, rows * s.channels);
     for (0..rows) |r| {
-        @memcpy(dense[r * s.channels ..][0..s.channels], dx[r * (s.channels + o.gap) ..][0..s.channels]);
+        const from = dx[r * (s.channels + o.gap) ..][0..s.channels];
+        @memcpy(dense[r * s.channels ..][0..s.channels], from);
     }
     try checks.expectClose(S, "dx", want.dx, dense, checks.bars(S)[1]);
     try checks.expectClose(A, "dweight", want.dweight, dweight, checks.bars(A)[1]);
@@ -197,7 +217,7 @@ test "a step has the bits of the whole pass" {
         var lab: Lab = .init(210_000 + 10 * n + i);
         defer lab.deinit();
         const s: reference.Shape = .{ .batch = 3, .length = 9, .channels = 13, .taps = i + 1 };
-        const data = try Data(S).make(&lab, s, .{ .state = true, .borders = false, .lengths = false });
+        const data = try Data(S).make(&lab, s, .{});
         const size = (s.taps - 1) * s.channels;
         const y = try lab.poisoned(S, s.batch * s.length * s.channels);
         const last = try lab.poisoned(S, s.batch * size);
@@ -221,7 +241,8 @@ test "a step has the bits of the whole pass" {
         const slots = [_]i32{ 4, 3, 2 };
         const state = try lab.poisoned(S, 5 * size);
         for (slots, 0..) |slot, r| {
-            @memcpy(state[@as(usize, @intCast(slot)) * size ..][0..size], data.state.?[r * size ..][0..size]);
+            const to = state[@as(usize, @intCast(slot)) * size ..][0..size];
+            @memcpy(to, data.state.?[r * size ..][0..size]);
         }
         const idle = try testing.allocator.dupe(S, state[0 .. 2 * size]);
         defer testing.allocator.free(idle);
@@ -251,7 +272,8 @@ test "a step has the bits of the whole pass" {
             const want = last[r * size ..][0..size];
             try testing.expectEqualSlices(u8, checks.bytesOf(want), checks.bytesOf(got));
         }
-        try testing.expectEqualSlices(u8, checks.bytesOf(idle), checks.bytesOf(state[0 .. 2 * size]));
+        const spared = state[0 .. 2 * size];
+        try testing.expectEqualSlices(u8, checks.bytesOf(idle), checks.bytesOf(spared));
     };
 }
 
@@ -260,8 +282,14 @@ test "the reference's gradients equal central differences" {
         var lab: Lab = .init(220_000 + i);
         defer lab.deinit();
         errdefer std.debug.print("seed {d}\n", .{lab.seed});
-        const s: reference.Shape = .{ .batch = 2, .length = 6, .channels = 2, .taps = 4, .silu = i > 0 };
-        const data = try Data(f64).make(&lab, s, .{ .state = true, .borders = i == 2, .lengths = i == 3 });
+        const s: reference.Shape = .{
+            .batch = 2,
+            .length = 6,
+            .channels = 2,
+            .taps = 4,
+            .silu = i > 0,
+        };
+        const data = try Data(f64).make(&lab, s, .{ .borders = i == 2, .lengths = i == 3 });
         const out: reference.Gradients = .{
             .dx = try lab.zeros(f64, data.in.x.len),
             .dweight = try lab.zeros(f64, data.in.weight.len),
@@ -287,7 +315,8 @@ test "the reference's gradients equal central differences" {
                 for (data.dlast.?, last) |d, v| total.* += d * v;
             }
             x.* = kept;
-            try testing.expectApproxEqAbs(want, (value[0] - value[1]) / 2e-5, 1e-8 * (1 + @abs(want)));
+            const slope = (value[0] - value[1]) / 2e-5;
+            try testing.expectApproxEqAbs(want, slope, 1e-8 * (1 + @abs(want)));
         };
     }
 }

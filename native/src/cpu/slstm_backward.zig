@@ -1,18 +1,19 @@
 //! sLSTM backward pass. Equations: kernels.md §7.2; reference: `reference/slstm.zig`.
 //!
-//! Per head, tokens in reverse: draw[rows, 4, DH] from the saved gates and the carries ȳ, c̄, n̄, then
-//! ȳ[rows, DH] = draw·Rᵀ. Over all tokens: dR[DH, 4, DH] = Σ y_{t−1}ᵀ·draw, db = Σ draw.
+//! Per head, tokens in reverse: draw[rows, 4, DH] from the saved gates and the carries ȳ, c̄, n̄,
+//! then ȳ[rows, DH] = draw·Rᵀ. Over all tokens: dR[DH, 4, DH] = Σ y_{t−1}ᵀ·draw, db = Σ draw.
 //!
-//! A task owns one head and a group of batch rows. draw and y_{t−1} of a fixed number of tokens stay
-//! in cache until they have been added to the task's own dR as one matrix product; the groups' sums
-//! are then added in order. y_{t−1} is recomputed from saved gates, so bf16 outputs cost dR nothing.
+//! A task owns one head and a group of batch rows. draw and y_{t−1} of a fixed number of tokens
+//! stay in cache until they have been added to the task's own dR as one matrix product; the groups'
+//! sums are then added in order. y_{t−1} is recomputed from saved gates, so that bf16 outputs cost
+//! dR nothing.
 
 const std = @import("std");
 const simd = @import("simd.zig");
 const gates = @import("slstm_gates.zig");
 const panel = @import("slstm_panel.zig");
+const geometry = @import("slstm_rows.zig");
 const args = @import("../args/slstm.zig");
-const groupRows = @import("slstm_forward.zig").groupRows;
 const Parallel = @import("../parallel.zig").Parallel;
 
 /// Rows (tokens times batch rows) of one product that adds to dR: at width 64 its operands take
@@ -51,7 +52,7 @@ fn Backward(comptime S: type, comptime function: u32) type {
             var self: Self = .{
                 .a = a,
                 .layout = panel.Layout(A).of(a.width, a.heads),
-                .group = @min(groupRows(a.batch), a.batch),
+                .group = @min(geometry.groupRows(a.batch), a.batch),
                 .groups = 0,
                 .tokens = 1,
                 .packed_r = &.{},
@@ -92,41 +93,18 @@ fn Backward(comptime S: type, comptime function: u32) type {
 
         fn pack(self: *const Self, head: usize) void {
             const r: [*]const A = @ptrCast(@alignCast(self.a.r));
-            self.layout.packTransposed(r, head, self.packed_r.ptr + head * self.layout.transposedSize());
+            const packed_r = self.packed_r.ptr + head * self.layout.transposedSize();
+            self.layout.packTransposed(r, head, packed_r);
         }
 
         const Rows = struct {
             self: *const Self,
-            head: usize,
-            first: usize, // batch index of row 0
-            count: usize,
+            group: geometry.Group(args.SlstmBackward),
             carry: [3][*]A, // ȳ, c̄, n̄ [rows, padded]
             before: [*]A, // y_{t−1} [slots, padded]
             draw: [*]A, // [blocks][slots][4][lanes]
             dr: [*]A,
             db: [*]A,
-
-            fn active(rows: *const Rows, row: usize, t: usize) bool {
-                const lengths: [*]const i32 = @ptrCast(@alignCast(rows.self.a.lengths orelse return true));
-                return t < lengths[rows.first + row];
-            }
-
-            fn border(rows: *const Rows, row: usize, t: usize) bool {
-                const borders: [*]const u8 = @ptrCast(rows.self.a.borders orelse return false);
-                return borders[(rows.first + row) * rows.self.a.length + t] != 0;
-            }
-
-            /// Index of a token and head in tensors [B, T, NH, …].
-            fn token(rows: *const Rows, row: usize, t: usize) usize {
-                const a = rows.self.a;
-                return ((rows.first + row) * a.length + t) * a.heads + rows.head;
-            }
-
-            /// Offset of one part of a state [B, 4, NH, DH].
-            fn state(rows: *const Rows, row: usize, part: usize) usize {
-                const a = rows.self.a;
-                return (((rows.first + row) * 4 + part) * a.heads + rows.head) * a.width;
-            }
 
             fn drawAt(rows: *const Rows, block: usize, slot: usize) [*]A {
                 return rows.draw + (block * rows.self.slots() + slot) * 4 * lanes;
@@ -136,15 +114,12 @@ fn Backward(comptime S: type, comptime function: u32) type {
         fn task(self: *const Self, index: usize) void {
             const a = self.a;
             const layout = self.layout;
-            const first = (index % self.groups) * self.group;
             const work = self.work.ptr + index * self.workSize();
             const sums = self.sums.ptr + index * self.sumsSize();
             const size = self.group * layout.padded;
             const rows: Rows = .{
                 .self = self,
-                .head = index / self.groups,
-                .first = first,
-                .count = @min(self.group, a.batch - first),
+                .group = .of(a, self.group, index),
                 .carry = .{ work, work + size, work + 2 * size },
                 .before = work + 3 * size,
                 .draw = work + 3 * size + self.slots() * layout.padded,
@@ -159,9 +134,9 @@ fn Backward(comptime S: type, comptime function: u32) type {
                 var t = end;
                 while (t > start) {
                     t -= 1;
-                    token(&rows, t, (t - start) * rows.count);
+                    token(&rows, t, (t - start) * rows.group.count);
                 }
-                addProduct(&rows, (end - start) * rows.count);
+                addProduct(&rows, (end - start) * rows.group.count);
                 end = start;
             }
             storeCarries(&rows);
@@ -170,9 +145,9 @@ fn Backward(comptime S: type, comptime function: u32) type {
         fn loadCarries(rows: *const Rows) void {
             const layout = rows.self.layout;
             const dlast: ?[*]const A = if (rows.self.a.dlast) |p| @ptrCast(@alignCast(p)) else null;
-            for (0..rows.count) |row| for (rows.carry, 0..) |carry, part| {
+            for (0..rows.group.count) |row| for (rows.carry, 0..) |carry, part| {
                 const given = dlast != null and (function == 0 or part < 2);
-                const from = if (given) dlast.? + rows.state(row, part) else null;
+                const from = if (given) dlast.? + rows.group.state(row, part) else null;
                 layout.loadRow(from, carry + row * layout.padded);
             };
         }
@@ -181,18 +156,18 @@ fn Backward(comptime S: type, comptime function: u32) type {
             const a = rows.self.a;
             const layout = rows.self.layout;
             const dinitial: [*]A = @ptrCast(@alignCast(a.dinitial orelse return));
-            for (0..rows.count) |row| {
+            for (0..rows.group.count) |row| {
                 for (rows.carry, 0..) |carry, part| {
                     const from = carry[row * layout.padded ..][0..a.width];
-                    @memcpy(dinitial[rows.state(row, part)..][0..a.width], from);
+                    @memcpy(dinitial[rows.group.state(row, part)..][0..a.width], from);
                 }
-                const dm = dinitial[rows.state(row, 3)..][0..a.width];
+                const dm = dinitial[rows.group.state(row, 3)..][0..a.width];
                 @memset(dm, 0);
                 if (function == 1) continue;
                 const initial: [*]const A = @ptrCast(@alignCast(a.initial orelse continue));
                 for ([2]usize{ 1, 2 }) |part| {
-                    const value = initial[rows.state(row, part)..][0..a.width];
-                    const gradient = dinitial[rows.state(row, part)..][0..a.width];
+                    const value = initial[rows.group.state(row, part)..][0..a.width];
+                    const gradient = dinitial[rows.group.state(row, part)..][0..a.width];
                     for (dm, value, gradient) |*out, x, dx| out.* += x * dx;
                 }
             }
@@ -202,8 +177,8 @@ fn Backward(comptime S: type, comptime function: u32) type {
         fn token(rows: *const Rows, t: usize, slot: usize) void {
             @setEvalBranchQuota(100_000);
             const layout = rows.self.layout;
-            for (0..rows.count) |row| {
-                if (!rows.active(row, t)) {
+            for (0..rows.group.count) |row| {
+                if (!rows.group.active(row, t)) {
                     idle(rows, row, t, slot + row);
                     continue;
                 }
@@ -212,13 +187,13 @@ fn Backward(comptime S: type, comptime function: u32) type {
                 if (whole < layout.blocks) unit(rows, false, whole, row, t, slot + row);
             }
             if (rows.self.a.recurrent_cut != 0) {
-                for (0..rows.count) |row| if (rows.active(row, t)) {
-                    @memset(rows.carry[0][row * layout.padded ..][0..layout.padded], 0);
+                for (0..rows.group.count) |row| if (rows.group.active(row, t)) {
+                    layout.loadRow(null, rows.carry[0] + row * layout.padded);
                 };
             } else {
                 var row: usize = 0;
-                while (row < rows.count) {
-                    const count = panel.nextRows(rows.count - row);
+                while (row < rows.group.count) {
+                    const count = panel.nextRows(rows.group.count - row);
                     inline for (1..panel.tile_rows + 1) |n| {
                         if (n == count) flowBack(rows, n, row, t, slot + row);
                     }
@@ -226,9 +201,9 @@ fn Backward(comptime S: type, comptime function: u32) type {
                 }
             }
             if (rows.self.a.borders == null) return;
-            for (0..rows.count) |row| {
-                if (!rows.active(row, t) or !rows.border(row, t)) continue;
-                for (rows.carry) |carry| @memset(carry[row * layout.padded ..][0..layout.padded], 0);
+            for (0..rows.group.count) |row| {
+                if (!rows.group.active(row, t) or !rows.group.border(row, t)) continue;
+                for (rows.carry) |carry| layout.loadRow(null, carry + row * layout.padded);
             }
         }
 
@@ -240,8 +215,7 @@ fn Backward(comptime S: type, comptime function: u32) type {
             for (0..layout.blocks) |block| @memset(rows.drawAt(block, slot)[0 .. 4 * lanes], 0);
             const dwx: [*]S = @ptrCast(@alignCast(a.dwx));
             for (0..4) |g| {
-                const at = (((rows.first + row) * a.length + t) * 4 + g) * a.heads + rows.head;
-                @memset(dwx[at * a.width ..][0..a.width], 0);
+                @memset(dwx[rows.group.gate(row, t, g)..][0..a.width], 0);
             }
         }
 
@@ -259,7 +233,7 @@ fn Backward(comptime S: type, comptime function: u32) type {
             const first = block * lanes;
             const count = if (whole) lanes else a.width - first;
             const saved_tensor: [*]const A = @ptrCast(@alignCast(a.saved));
-            const planes = saved_tensor + rows.token(row, t) * args.saved_planes * a.width + first;
+            const planes = saved_tensor + rows.group.token(row, t) * args.saved_planes * a.width + first;
             const at = row * self.layout.padded + first;
             const past = before(rows, whole, block, row, t);
             simd.store(A, rows.before + slot * self.layout.padded + first, past.y);
@@ -273,7 +247,7 @@ fn Backward(comptime S: type, comptime function: u32) type {
             }
             const saved = gates.unpack(V, function, kept, past.c, past.n);
             const dy_tensor: [*]const S = @ptrCast(@alignCast(a.dy));
-            const dy_here = dy_tensor + rows.token(row, t) * a.width + first;
+            const dy_here = dy_tensor + rows.group.token(row, t) * a.width + first;
             @prefetch(dy_here - 2 * a.heads * a.width, .{});
             const dy = get(S, whole, dy_here, count, 0) + simd.load(A, rows.carry[0] + at);
             const out = gates.backward(
@@ -289,49 +263,56 @@ fn Backward(comptime S: type, comptime function: u32) type {
             simd.store(A, rows.carry[2] + at, out.carry_n);
             const draw = rows.drawAt(block, slot);
             const dwx: [*]S = @ptrCast(@alignCast(a.dwx));
-            const token_index = (rows.first + row) * a.length + t;
             inline for (0..4) |g| {
                 simd.store(A, draw + g * lanes, out.raw[g]);
-                const p = dwx + ((token_index * 4 + g) * a.heads + rows.head) * a.width + first;
+                const p = dwx + rows.group.gate(row, t, g) + first;
                 @prefetch(p - 4 * a.heads * a.width, .{ .rw = .write });
-                if (whole) simd.store(S, p, out.raw[g]) else panel.storePart(S, lanes, p, count, out.raw[g]);
+                if (whole) simd.store(S, p, out.raw[g]) else //
+                panel.storePart(S, lanes, p, count, out.raw[g]);
             }
         }
 
         const Past = struct { y: V, c: V, n: V };
 
         /// y, c and n that token t started from.
-        inline fn before(rows: *const Rows, comptime whole: bool, block: usize, row: usize, t: usize) Past {
+        inline fn before(
+            rows: *const Rows,
+            comptime whole: bool,
+            block: usize,
+            row: usize,
+            t: usize,
+        ) Past {
             const a = rows.self.a;
             const first = block * lanes;
             const count = if (whole) lanes else a.width - first;
             const zero: V = @splat(0);
             const fresh: Past = .{ .y = zero, .c = zero, .n = zero };
-            if (rows.border(row, t)) return fresh;
+            if (rows.group.border(row, t)) return fresh;
             if (t == 0) {
                 const initial: [*]const A = @ptrCast(@alignCast(a.initial orelse return fresh));
                 return .{
-                    .y = get(A, whole, initial + rows.state(row, 0) + first, count, 0),
-                    .c = get(A, whole, initial + rows.state(row, 1) + first, count, 0),
-                    .n = get(A, whole, initial + rows.state(row, 2) + first, count, 0),
+                    .y = get(A, whole, initial + rows.group.state(row, 0) + first, count, 0),
+                    .c = get(A, whole, initial + rows.group.state(row, 1) + first, count, 0),
+                    .n = get(A, whole, initial + rows.group.state(row, 2) + first, count, 0),
                 };
             }
             const saved: [*]const A = @ptrCast(@alignCast(a.saved));
-            const planes = saved + rows.token(row, t - 1) * args.saved_planes * a.width + first;
+            const planes = saved + rows.group.token(row, t - 1) * args.saved_planes * a.width + first;
             const c_past = get(A, whole, planes, count, 0);
             const n_past = get(A, whole, planes + a.width, count, 1);
             const o_past = get(A, whole, planes + 4 * a.width, count, 0);
             const y_past = gates.output(V, function, c_past, n_past, o_past);
-            return .{ .y = gates.clamp(V, y_past, @splat(rows.self.clip)), .c = c_past, .n = n_past };
+            const clipped = gates.clamp(V, y_past, @splat(rows.self.clip));
+            return .{ .y = clipped, .c = c_past, .n = n_past };
         }
 
-        /// ȳ = draw·Rᵀ for `count` neighbouring rows.
-        fn flowBack(rows: *const Rows, comptime count: usize, row: usize, t: usize, slot: usize) void {
+        /// ȳ = draw·Rᵀ for n neighbouring rows.
+        fn flowBack(rows: *const Rows, comptime n: usize, row: usize, t: usize, slot: usize) void {
             @setEvalBranchQuota(100_000);
             const layout = rows.self.layout;
             for (0..layout.inPanels()) |in| {
                 const vecs = @min(4, layout.blocks - in * 4);
-                inline for (1..5) |n| if (n == vecs) flowBackPanel(rows, count, n, in, row, t, slot);
+                inline for (1..5) |v| if (v == vecs) flowBackPanel(rows, n, v, in, row, t, slot);
             }
         }
 
@@ -346,17 +327,20 @@ fn Backward(comptime S: type, comptime function: u32) type {
         ) void {
             const self = rows.self;
             const layout = self.layout;
-            const r = self.packed_r.ptr + rows.head * layout.transposedSize() + in * layout.panelSize();
+            const r_head = self.packed_r.ptr + rows.group.head * layout.transposedSize();
+            const r = r_head + in * layout.panelSize();
+            const width = 4 * lanes;
             var sums: panel.Tile(A, count, vecs) = @splat(@splat(@splat(0)));
             for (0..layout.blocks) |block| {
-                const right = panel.neighbours(A, vecs, r + block * 4 * lanes * 4 * lanes);
+                const right = panel.neighbours(A, vecs, r + block * width * width);
                 const left = rows.drawAt(block, slot);
-                panel.accumulate(A, count, vecs, &sums, left, 4 * lanes, 1, right, 4 * lanes, 4 * lanes);
+                panel.accumulate(A, count, vecs, &sums, left, width, 1, right, width, width);
             }
-            inline for (0..count) |i| if (rows.active(row + i, t)) {
-                const to = rows.carry[0] + (row + i) * layout.padded + in * 4 * lanes;
+            inline for (0..count) |i| if (rows.group.active(row + i, t)) {
+                const to = rows.carry[0] + (row + i) * layout.padded + in * width;
                 inline for (0..vecs) |v| {
-                    simd.store(A, to + v * lanes, gates.clamp(V, sums[i][v], @splat(self.recurrent_clip)));
+                    const clipped = gates.clamp(V, sums[i][v], @splat(self.recurrent_clip));
+                    simd.store(A, to + v * lanes, clipped);
                 }
             };
         }
@@ -395,7 +379,8 @@ fn Backward(comptime S: type, comptime function: u32) type {
             const layout = rows.self.layout;
             var sums: panel.Tile(A, n, 4) = @splat(@splat(@splat(0)));
             const right = panel.neighbours(A, 4, draw);
-            panel.accumulate(A, n, 4, &sums, rows.before + in, 1, layout.padded, right, 4 * lanes, count);
+            const left = rows.before + in;
+            panel.accumulate(A, n, 4, &sums, left, 1, layout.padded, right, 4 * lanes, count);
             inline for (0..n) |i| inline for (0..4) |g| {
                 const p = rows.dr + block * layout.blockSize() + ((in + i) * 4 + g) * lanes;
                 simd.store(A, p, simd.load(A, p) + sums[i][g]);
@@ -421,7 +406,13 @@ fn Backward(comptime S: type, comptime function: u32) type {
             }
         }
 
-        fn reduceVector(self: *const Self, head: usize, block: usize, offset: usize, to: [*]A) void {
+        fn reduceVector(
+            self: *const Self,
+            head: usize,
+            block: usize,
+            offset: usize,
+            to: [*]A,
+        ) void {
             var total: V = @splat(0);
             for (0..self.groups) |g| {
                 const sums = self.sums.ptr + (head * self.groups + g) * self.sumsSize();
@@ -431,7 +422,13 @@ fn Backward(comptime S: type, comptime function: u32) type {
             panel.storePart(A, lanes, to + first, @min(lanes, self.a.width - first), total);
         }
 
-        inline fn get(comptime T: type, comptime whole: bool, p: [*]const T, count: usize, fill: A) V {
+        inline fn get(
+            comptime T: type,
+            comptime whole: bool,
+            p: [*]const T,
+            count: usize,
+            fill: A,
+        ) V {
             return if (whole) simd.load(T, p) else panel.loadPart(T, lanes, p, count, fill);
         }
     };

@@ -36,7 +36,7 @@ pub const Lab = struct {
         return out;
     }
 
-    /// Rounds the values to S in place, and returns them as S: both sides then see the same numbers.
+    /// Rounds the values to S in place, and returns them as S: both sides see the same numbers.
     pub fn rounded(lab: *Lab, comptime S: type, values: []f64) ![]S {
         const out = try lab.arena.allocator().alloc(S, values.len);
         for (values, out) |*value, *x| {
@@ -95,7 +95,13 @@ pub fn runTwice(
 }
 
 /// ‖x − want‖ / ‖want‖ <= bar; where `want` is zero, x must be.
-pub fn expectClose(comptime S: type, what: []const u8, want: []const f64, got: []const S, bar: f64) !void {
+pub fn expectClose(
+    comptime S: type,
+    what: []const u8,
+    want: []const f64,
+    got: []const S,
+    bar: f64,
+) !void {
     var distance: f64 = 0;
     var norm: f64 = 0;
     for (want, 0..) |x, i| {
@@ -105,7 +111,8 @@ pub fn expectClose(comptime S: type, what: []const u8, want: []const f64, got: [
     }
     const relative = if (norm == 0 and distance == 0) 0 else @sqrt(distance / norm);
     if (relative <= bar) return;
-    std.debug.print("{s}: relative error {e:.2}, at most {e:.1} expected\n", .{ what, relative, bar });
+    const text = "{s}: relative error {e:.2}, at most {e:.1} expected\n";
+    std.debug.print(text, .{ what, relative, bar });
     return error.TooFar;
 }
 

@@ -10,13 +10,9 @@ const std = @import("std");
 const simd = @import("simd.zig");
 const gates = @import("slstm_gates.zig");
 const panel = @import("slstm_panel.zig");
+const geometry = @import("slstm_rows.zig");
 const args = @import("../args/slstm.zig");
 const Parallel = @import("../parallel.zig").Parallel;
-
-/// Batch rows of a task. By the batch alone; at most 16 groups bound the sums over groups.
-pub fn groupRows(batch: usize) usize {
-    return @max(8, @divCeil(batch, 16));
-}
 
 pub fn slstmForward(
     comptime S: type,
@@ -40,7 +36,6 @@ fn Forward(comptime S: type, comptime function: u32) type {
         layout: panel.Layout(A),
         padded: usize, // DH rounded up to whole bundles
         group: usize, // rows of a full group
-        groups: usize,
         packed_r: []A, // per head: layout.packRecurrent
         bias: []A, // [NH, 4, padded]
         work: []A, // per task: states and raw
@@ -51,14 +46,13 @@ fn Forward(comptime S: type, comptime function: u32) type {
         fn run(parallel: *const Parallel, a: *const args.SlstmForward) error{OutOfMemory}!void {
             const layout = panel.Layout(A).of(a.width, a.heads);
             const padded = @divCeil(a.width, bundle) * bundle;
-            const group = @min(groupRows(a.batch), a.batch);
+            const group = @min(geometry.groupRows(a.batch), a.batch);
             const groups = if (a.batch == 0) 0 else @divCeil(a.batch, group);
             const self: Self = .{
                 .a = a,
                 .layout = layout,
                 .padded = padded,
                 .group = group,
-                .groups = groups,
                 .packed_r = try parallel.alloc(A, a.heads * layout.recurrentSize()),
                 .bias = try parallel.alloc(A, a.heads * 4 * padded),
                 .work = try parallel.alloc(A, a.heads * groups * 8 * group * padded),
@@ -71,7 +65,8 @@ fn Forward(comptime S: type, comptime function: u32) type {
         fn pack(self: *const Self, head: usize) void {
             const a = self.a;
             const r: [*]const A = @ptrCast(@alignCast(a.r));
-            self.layout.packRecurrent(r, head, self.packed_r.ptr + head * self.layout.recurrentSize());
+            const packed_r = self.packed_r.ptr + head * self.layout.recurrentSize();
+            self.layout.packRecurrent(r, head, packed_r);
             const b: [*]const A = @ptrCast(@alignCast(a.b));
             for (0..4) |g| {
                 const to = self.bias[(head * 4 + g) * self.padded ..][0..self.padded];
@@ -83,26 +78,13 @@ fn Forward(comptime S: type, comptime function: u32) type {
         /// The rows of one group in one head, and where their states live.
         const Rows = struct {
             self: *const Self,
-            head: usize,
-            first: usize, // batch index of row 0
-            count: usize,
+            group: geometry.Group(args.SlstmForward),
             state: [4][*]A, // y, c, n, m, each [rows, padded]
             raw: [*]A, // [rows, 4, padded]
 
-            fn active(rows: *const Rows, row: usize, t: usize) bool {
-                const lengths: [*]const i32 = @ptrCast(@alignCast(rows.self.a.lengths orelse return true));
-                return t < lengths[rows.first + row];
-            }
-
-            fn border(rows: *const Rows, row: usize, t: usize) bool {
-                const borders: [*]const u8 = @ptrCast(rows.self.a.borders orelse return false);
-                return borders[(rows.first + row) * rows.self.a.length + t] != 0;
-            }
-
             /// One part of one row of a state [B, 4, NH, DH].
             fn outer(rows: *const Rows, tensor: anytype, row: usize, part: usize) @TypeOf(tensor) {
-                const a = rows.self.a;
-                return tensor + (((rows.first + row) * 4 + part) * a.heads + rows.head) * a.width;
+                return tensor + rows.group.state(row, part);
             }
 
             fn inner(rows: *const Rows, row: usize, part: usize) []A {
@@ -116,12 +98,10 @@ fn Forward(comptime S: type, comptime function: u32) type {
             const a = self.a;
             const size = self.group * self.padded;
             const base = self.work.ptr + index * 8 * size;
-            const first = (index % self.groups) * self.group;
+            const group: geometry.Group(args.SlstmForward) = .of(a, self.group, index);
             const rows: Rows = .{
                 .self = self,
-                .head = index / self.groups,
-                .first = first,
-                .count = @min(self.group, a.batch - first),
+                .group = group,
                 .state = .{ base, base + size, base + 2 * size, base + 3 * size },
                 .raw = base + 4 * size,
             };
@@ -131,19 +111,19 @@ fn Forward(comptime S: type, comptime function: u32) type {
             for (0..a.length) |t| {
                 resetAtBorders(&rows, t);
                 var row: usize = 0;
-                while (row < rows.count) {
-                    const left = panel.nextRows(rows.count - row);
+                while (row < group.count) {
+                    const left = panel.nextRows(group.count - row);
                     inline for (1..panel.tile_rows + 1) |n| if (n == left) product(&rows, n, row);
                     row += left;
                 }
                 const whole = a.width / bundle * bundle;
-                for (0..rows.count) |i| {
-                    if (!rows.active(i, t)) {
+                for (0..group.count) |i| {
+                    if (!group.active(i, t)) {
                         idle(&rows, i, t);
                         continue;
                     }
-                    var unit_index: usize = 0;
-                    while (unit_index < whole) : (unit_index += bundle) unit(&rows, true, unit_index, i, t);
+                    var u: usize = 0;
+                    while (u < whole) : (u += bundle) unit(&rows, true, u, i, t);
                     if (whole < a.width) unit(&rows, false, whole, i, t);
                 }
             }
@@ -153,7 +133,7 @@ fn Forward(comptime S: type, comptime function: u32) type {
         fn loadStates(rows: *const Rows) void {
             const width = rows.self.a.width;
             const initial: [*]const A = @ptrCast(@alignCast(rows.self.a.initial orelse return));
-            for (0..rows.count) |row| for (0..if (function == 1) 2 else 4) |part| {
+            for (0..rows.group.count) |row| for (0..if (function == 1) 2 else 4) |part| {
                 @memcpy(rows.inner(row, part)[0..width], rows.outer(initial, row, part)[0..width]);
             };
         }
@@ -161,15 +141,15 @@ fn Forward(comptime S: type, comptime function: u32) type {
         fn storeStates(rows: *const Rows) void {
             const width = rows.self.a.width;
             const last: [*]A = @ptrCast(@alignCast(rows.self.a.last orelse return));
-            for (0..rows.count) |row| for (0..4) |part| {
+            for (0..rows.group.count) |row| for (0..4) |part| {
                 @memcpy(rows.outer(last, row, part)[0..width], rows.inner(row, part)[0..width]);
             };
         }
 
         fn resetAtBorders(rows: *const Rows, t: usize) void {
             if (rows.self.a.borders == null) return;
-            for (0..rows.count) |row| {
-                if (!rows.active(row, t) or !rows.border(row, t)) continue;
+            for (0..rows.group.count) |row| {
+                if (!rows.group.active(row, t) or !rows.group.border(row, t)) continue;
                 for (0..4) |part| @memset(rows.inner(row, part), 0);
             }
         }
@@ -179,12 +159,13 @@ fn Forward(comptime S: type, comptime function: u32) type {
             @setEvalBranchQuota(100_000);
             const self = rows.self;
             const layout = self.layout;
-            const r = self.packed_r.ptr + rows.head * layout.recurrentSize();
+            const r = self.packed_r.ptr + rows.group.head * layout.recurrentSize();
             for (0..layout.blocks) |block| {
                 var sums: panel.Tile(A, count, 4) = @splat(@splat(@splat(0)));
                 const left = rows.state[0] + row * self.padded;
                 const right = panel.neighbours(A, 4, r + block * layout.blockSize());
-                panel.accumulate(A, count, 4, &sums, left, self.padded, 1, right, 4 * lanes, layout.width);
+                const depth = layout.width;
+                panel.accumulate(A, count, 4, &sums, left, self.padded, 1, right, 4 * lanes, depth);
                 inline for (0..count) |i| inline for (0..4) |g| {
                     const to = rows.raw + ((row + i) * 4 + g) * self.padded + block * lanes;
                     simd.store(A, to, sums[i][g]);
@@ -195,28 +176,37 @@ fn Forward(comptime S: type, comptime function: u32) type {
         /// A row beyond its length gives zeros; its state stays.
         fn idle(rows: *const Rows, row: usize, t: usize) void {
             const a = rows.self.a;
-            const at = ((rows.first + row) * a.length + t) * a.heads + rows.head;
+            const at = rows.group.token(row, t);
             const y: [*]S = @ptrCast(@alignCast(a.y));
             @memset(y[at * a.width ..][0..a.width], 0);
             const saved: [*]A = @ptrCast(@alignCast(a.saved orelse return));
-            @memset(saved[at * args.saved_planes * a.width ..][0 .. args.saved_planes * a.width], 0);
+            const size = args.saved_planes * a.width;
+            @memset(saved[at * size ..][0..size], 0);
         }
 
         /// Gates, state and outputs of one bundle of units.
-        inline fn unit(rows: *const Rows, comptime whole: bool, first: usize, row: usize, t: usize) void {
+        inline fn unit(
+            rows: *const Rows,
+            comptime whole: bool,
+            first: usize,
+            row: usize,
+            t: usize,
+        ) void {
             const self = rows.self;
             const a = self.a;
             const count = if (whole) bundle else a.width - first;
-            const token = (rows.first + row) * a.length + t;
             // The next tokens of many rows lie too far apart for the processor to foresee.
             const wx: [*]const S = @ptrCast(@alignCast(a.wx));
-            const bias = self.bias.ptr + rows.head * 4 * self.padded + first;
+            const bias = self.bias.ptr + rows.group.head * 4 * self.padded + first;
             const sums = rows.raw + row * 4 * self.padded + first;
             var raw: [4]W = undefined;
             inline for (0..4) |g| {
-                const p = wx + ((token * 4 + g) * a.heads + rows.head) * a.width + first;
+                const p = wx + rows.group.gate(row, t, g) + first;
                 @prefetch(p + 2 * 4 * a.heads * a.width, .{});
-                const x = if (whole) simd.loadN(S, bundle, p) else panel.loadPart(S, bundle, p, count, 0);
+                const x = if (whole)
+                    simd.loadN(S, bundle, p)
+                else
+                    panel.loadPart(S, bundle, p, count, 0);
                 const inner = x + simd.loadN(A, bundle, bias + g * self.padded);
                 raw[g] = simd.loadN(A, bundle, sums + g * self.padded) + inner;
             }
@@ -233,7 +223,7 @@ fn Forward(comptime S: type, comptime function: u32) type {
             simd.storeN(A, bundle, rows.state[1] + at, cell.c);
             if (function == 0) simd.storeN(A, bundle, rows.state[2] + at, cell.n);
             if (function == 0) simd.storeN(A, bundle, rows.state[3] + at, cell.m);
-            const out = token * a.heads + rows.head;
+            const out = rows.group.token(row, t);
             const y: [*]S = @ptrCast(@alignCast(a.y));
             put(S, whole, y + out * a.width + first, count, y_now);
             const saved: [*]A = @ptrCast(@alignCast(a.saved orelse return));

@@ -21,8 +21,8 @@ pub fn Tile(comptime A: type, comptime rows: comptime_int, comptime vecs: compti
     return [rows][vecs]simd.Vec(A);
 }
 
-/// `a` is [rows, depth] with the given strides; b[v] points at the first of `depth` vectors that lie
-/// `b_step` elements apart.
+/// `a` is [rows, depth] with the given strides; b[v] points at the first of `depth` vectors that
+/// lie `b_step` elements apart.
 pub inline fn accumulate(
     comptime A: type,
     comptime rows: comptime_int,
@@ -49,8 +49,12 @@ pub inline fn accumulate(
     acc.* = sums;
 }
 
-/// Four neighbouring vectors from `base`.
-pub inline fn neighbours(comptime A: type, comptime vecs: comptime_int, base: [*]const A) [vecs][*]const A {
+/// Neighbouring vectors from `base`.
+pub inline fn neighbours(
+    comptime A: type,
+    comptime vecs: comptime_int,
+    base: [*]const A,
+) [vecs][*]const A {
     var out: [vecs][*]const A = undefined;
     inline for (0..vecs) |v| out[v] = base + v * simd.lanes(A);
     return out;
@@ -99,7 +103,8 @@ pub fn Layout(comptime A: type) type {
             const first = block * lanes;
             const count = @min(lanes, self.width - first);
             for (0..self.width) |in| for (0..4) |gate| {
-                const from = r + ((gate * self.heads + head) * self.width + in) * self.width + first;
+                const row = (gate * self.heads + head) * self.width + in;
+                const from = r + row * self.width + first;
                 const to = out + (in * 4 + gate) * lanes;
                 @memcpy(to[0..count], from[0..count]);
                 @memset(to[count..lanes], 0);

@@ -8,7 +8,13 @@ const kernels = @import("slstm.zig");
 const Lab = checks.Lab;
 const testing = std.testing;
 
-const Sizes = struct { batch: usize, length: usize, heads: usize = 2, width: usize = 19, function: u32 = 0 };
+const Sizes = struct {
+    batch: usize,
+    length: usize,
+    heads: usize = 2,
+    width: usize = 19,
+    function: u32 = 0,
+};
 
 fn Layer(comptime S: type) type {
     const A = simd.Arithmetic(S);
@@ -108,12 +114,19 @@ fn gradients(comptime S: type, lab: *Lab, layer: Layer(S), length: usize) !Gradi
 }
 
 /// Tokens first..first + count of every batch row of x [B, T, width].
-fn tokens(comptime T: type, lab: *Lab, x: []const T, batch: usize, width: usize, first: usize, count: usize) ![]T {
+fn tokens(
+    comptime T: type,
+    lab: *Lab,
+    x: []const T,
+    batch: usize,
+    width: usize,
+    first: usize,
+    count: usize,
+) ![]T {
     const row = x.len / batch;
-    const out = try lab.arena.allocator().alloc(T, batch * count * width);
-    for (0..batch) |b| {
-        @memcpy(out[b * count * width ..][0 .. count * width], x[b * row + first * width ..][0 .. count * width]);
-    }
+    const size = count * width;
+    const out = try lab.arena.allocator().alloc(T, batch * size);
+    for (0..batch) |b| @memcpy(out[b * size ..][0..size], x[b * row + first * width ..][0..size]);
     return out;
 }
 
@@ -192,7 +205,8 @@ test "a step has the bits of the whole pass; idle slots stay untouched" {
         var lab: Lab = .init(81_000 + 10 * n + i);
         defer lab.deinit();
         errdefer std.debug.print("seed {d}\n", .{lab.seed});
-        try steps(S, &lab, .{ .batch = 4, .length = 6, .width = width, .function = @intCast(i % 2) });
+        const function: u32 = @intCast(i % 2);
+        try steps(S, &lab, .{ .batch = 4, .length = 6, .width = width, .function = function });
     };
 }
 
@@ -233,7 +247,8 @@ fn steps(comptime S: type, lab: *Lab, sizes: Sizes) !void {
         try expectSame(A, last[r * 4 * unit ..][0 .. 4 * unit], state[at..][0 .. 4 * unit]);
     }
     for ([_]usize{ 1, 4 }) |slot| {
-        try expectSame(A, idle[slot * 4 * unit ..][0 .. 4 * unit], state[slot * 4 * unit ..][0 .. 4 * unit]);
+        const at = slot * 4 * unit;
+        try expectSame(A, idle[at..][0 .. 4 * unit], state[at..][0 .. 4 * unit]);
     }
 }
 
@@ -258,7 +273,8 @@ test "a row has the same bits alone and in any batch, and does not see the futur
         for (own[4 * past ..]) |*x| x.* += 1;
         try layer.forward(1, sizes.length, own, null, alone, saved, last);
         try expectSame(f32, y[r * row ..][0..past], alone[0..past]);
-        try testing.expect(!std.mem.eql(f32, y[r * row + past ..][0..unit], alone[past..][0..unit]));
+        const before = y[r * row + past ..][0..unit];
+        try testing.expect(!std.mem.eql(f32, before, alone[past..][0..unit]));
     }
 }
 
@@ -276,6 +292,7 @@ test "no rows, no tokens" {
         try layer.backward(sizes.length, &.{}, initial, initial, &.{}, out);
         for (out.dr) |x| try testing.expectEqual(@as(f32, 0), x);
         for (out.db) |x| try testing.expectEqual(@as(f32, 0), x);
-        try expectSame(f32, initial[0..@min(initial.len, unit)], out.dinitial[0..@min(initial.len, unit)]);
+        const some = @min(initial.len, unit);
+        try expectSame(f32, initial[0..some], out.dinitial[0..some]);
     }
 }

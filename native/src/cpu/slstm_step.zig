@@ -98,7 +98,13 @@ fn Step(comptime S: type, comptime function: u32) type {
             }
         }
 
-        fn tile(self: *const Self, comptime count: usize, head: usize, row: usize, block: usize) void {
+        fn tile(
+            self: *const Self,
+            comptime count: usize,
+            head: usize,
+            row: usize,
+            block: usize,
+        ) void {
             @setEvalBranchQuota(100_000);
             const a = self.a;
             const width = a.width;
@@ -112,7 +118,8 @@ fn Step(comptime S: type, comptime function: u32) type {
                 panel.accumulate(A, count, 4, &sums, before, width, 1, right, width, width);
                 inline for (0..count) |i| unit(self, true, sums[i], head, row + i, block);
             } else {
-                const right = panel.neighbours(A, 4, self.tail.ptr + head * self.layout.blockSize());
+                const tail = self.tail.ptr + head * self.layout.blockSize();
+                const right = panel.neighbours(A, 4, tail);
                 panel.accumulate(A, count, 4, &sums, before, width, 1, right, 4 * lanes, width);
                 inline for (0..count) |i| unit(self, false, sums[i], head, row + i, block);
             }
@@ -133,16 +140,19 @@ fn Step(comptime S: type, comptime function: u32) type {
             const bias = self.bias.ptr + (head * self.layout.blocks + block) * 4 * lanes;
             var raw: [4]V = undefined;
             inline for (0..4) |g| {
-                const x = get(S, whole, wx + ((row * 4 + g) * a.heads + head) * a.width + first, count);
+                const p = wx + ((row * 4 + g) * a.heads + head) * a.width + first;
+                const x = get(S, whole, p, count);
                 raw[g] = sums[g] + (x + simd.load(A, bias + g * lanes));
             }
             var state: [4][*]A = undefined;
             for (&state, 0..) |*p, part| p.* = self.stateRow(row, part, head) + first;
             const c_before = get(A, whole, state[1], count);
+            const n_before = get(A, whole, state[2], count);
+            const m_before = get(A, whole, state[3], count);
             const cell = if (function == 1)
                 gates.lstm(V, raw, c_before)
             else
-                gates.slstm(V, raw, c_before, get(A, whole, state[2], count), get(A, whole, state[3], count));
+                gates.slstm(V, raw, c_before, n_before, m_before);
             const y_now = gates.clamp(V, cell.y, @splat(self.clip));
             const zero: V = @splat(0);
             put(A, whole, state[0], count, y_now);

@@ -402,5 +402,4 @@ fn difference(
     }
 }
 
-test {
-}
+test {}

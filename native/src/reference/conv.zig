@@ -63,10 +63,11 @@ pub fn forward(shape: Shape, in: Inputs, y: []f64, last: []f64) void {
             const u = convolve(shape, in, b, t, c);
             y[(b * shape.length + t) * shape.channels + c] = if (shape.silu) u * sigmoid(u) else u;
         }
-        for (0..kept) |k| last[(b * kept + k) * shape.channels + c] = if (lastHolds(shape, in, b, k))
-            in.extended(shape, b, length + k, c)
-        else
-            0;
+        for (0..kept) |k| {
+            const held = lastHolds(shape, in, b, k);
+            const value = if (held) in.extended(shape, b, length + k, c) else 0;
+            last[(b * kept + k) * shape.channels + c] = value;
+        }
     };
 }
 
@@ -83,7 +84,13 @@ pub const Gradients = struct {
     dstate: []f64, // [B, K − 1, C]
 };
 
-pub fn backward(shape: Shape, in: Inputs, dy: []const f64, dlast: ?[]const f64, out: Gradients) void {
+pub fn backward(
+    shape: Shape,
+    in: Inputs,
+    dy: []const f64,
+    dlast: ?[]const f64,
+    out: Gradients,
+) void {
     @memset(out.dx, 0);
     @memset(out.dweight, 0);
     @memset(out.dbias, 0);
@@ -106,7 +113,8 @@ pub fn backward(shape: Shape, in: Inputs, dy: []const f64, dlast: ?[]const f64, 
         }
         if (dlast) |given| for (0..kept) |k| {
             if (!lastHolds(shape, in, b, k)) continue;
-            gradientAt(shape, out, b, length + k, c).* += given[(b * kept + k) * shape.channels + c];
+            const value = given[(b * kept + k) * shape.channels + c];
+            gradientAt(shape, out, b, length + k, c).* += value;
         };
     };
 }
@@ -120,11 +128,18 @@ fn gradientAt(shape: Shape, out: Gradients, b: usize, e: usize, c: usize) *f64 {
 pub const Headwise = struct { rows: usize, blocks: usize, inputs: usize, outputs: usize };
 
 /// y[r, h, o] = Σ_i w[h, o, i]·x[r, h, i] (+ bias[h, o]), all contiguous.
-pub fn headwise(s: Headwise, x: []const f64, weight: []const f64, bias: ?[]const f64, y: []f64) void {
+pub fn headwise(
+    s: Headwise,
+    x: []const f64,
+    weight: []const f64,
+    bias: ?[]const f64,
+    y: []f64,
+) void {
     for (0..s.rows) |r| for (0..s.blocks) |h| for (0..s.outputs) |o| {
         var total: f64 = if (bias) |given| given[h * s.outputs + o] else 0;
         for (0..s.inputs) |i| {
-            total += weight[(h * s.outputs + o) * s.inputs + i] * x[(r * s.blocks + h) * s.inputs + i];
+            const w = weight[(h * s.outputs + o) * s.inputs + i];
+            total += w * x[(r * s.blocks + h) * s.inputs + i];
         }
         y[(r * s.blocks + h) * s.outputs + o] = total;
     };

@@ -96,7 +96,8 @@ pub fn forward(shape: Shape, in: Inputs, y: []f64, last: []f64, trace: []Trace) 
             for (0..shape.width) |d| forwardUnit(shape, in, last, trace, b, t, h, d);
             for (0..shape.width) |d| {
                 const value = trace[shape.unit(b, t, h, d)].y;
-                const clipped = if (shape.clip > 0) std.math.clamp(value, -shape.clip, shape.clip) else value;
+                const bound = if (shape.clip > 0) shape.clip else std.math.inf(f64);
+                const clipped = std.math.clamp(value, -bound, bound);
                 y[shape.unit(b, t, h, d)] = clipped;
                 last[shape.state(b, 0, h, d)] = clipped;
             }
@@ -221,7 +222,8 @@ fn backwardUnit(
         carry_c.* += dy_total * now.o / now.n;
         carry_n.* -= dy_total * now.y / now.n;
         raw[0] = now.i * (now.z * carry_c.* + carry_n.*);
-        raw[1] = now.f * (carry_c.* * now.c_before + carry_n.* * now.n_before) * sigmoid(-now.raw_f);
+        const kept = carry_c.* * now.c_before + carry_n.* * now.n_before;
+        raw[1] = now.f * kept * sigmoid(-now.raw_f);
     }
     raw[2] = carry_c.* * now.i * (1 - now.z * now.z);
     raw[3] = (1 - now.o) * now.y * dy_total;
