@@ -37,7 +37,7 @@ const schema = z.strictObject({
   run: z.string().optional().describe("name of the run; default: that of the data"),
   runs: z.string().default("runs").describe("folder of all runs"),
   resume: z.boolean().default(false).describe("go on with `run`, or with the newest run"),
-  steps: count.default(1500).describe("optimiser updates"),
+  steps: count.default(1800).describe("optimiser updates"),
   batchSize: count.default(8).describe("rows of a batch"),
   length: count.default(128).describe("bytes of a row"),
   accumulate: count.default(1).describe("pieces of a batch, to save memory"),
@@ -50,22 +50,24 @@ const schema = z.strictObject({
       numHeads: 4,
       block: "paper",
       slstmAt: [1],
+      // Gates that forget sooner than those of large models: lines and words are short.
+      mlstm: { fGateBiasInit: [1, 4] },
     })
     .describe("the model"),
   optimizer: z
     .strictObject({
       ...optimizerSchema.shape,
-      lr: z.number().positive().default(3e-3).describe("highest learning rate"),
+      lr: z.number().positive().default(4e-3).describe("highest learning rate"),
       schedule: scheduleSchema.shape.name.default("cosineDecay"),
       warmupSteps: z.int().min(0).optional().describe("default: steps / 20, at most 100"),
       cooldownSteps: scheduleSchema.shape.cooldownSteps,
       endLrFactor: z.number().min(0).default(0.05).describe("last rate as a part of lr"),
       beta2: optimizerSchema.shape.beta2.default(0.99),
-      weightDecay: optimizerSchema.shape.weightDecay.default(0.1),
+      weightDecay: optimizerSchema.shape.weightDecay.default(0.03),
       gradClipNorm: optimizerSchema.shape.gradClipNorm.default(1),
     })
     .prefault({}),
-  validateEvery: count.default(250).describe("steps between two looks at the validation split"),
+  validateEvery: count.default(300).describe("steps between two looks at the validation split"),
   validationWindows: count.default(64).describe("windows of such a look"),
   checkpointEvery: z.int().min(0).default(500).describe("steps between two checkpoints, 0 = end"),
   keep: count.default(2).describe("checkpoints to keep"),

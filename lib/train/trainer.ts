@@ -71,6 +71,7 @@ export interface TrainingResult {
 export class Trainer {
   readonly #options: TrainerOptions;
   readonly #pieces: number;
+  readonly #areBytes: boolean;
   #step: number;
 
   /** RangeError when the batch cannot be cut into `accumulate` equal pieces. */
@@ -78,6 +79,7 @@ export class Trainer {
     this.#options = options;
     this.#pieces = options.accumulate ?? 1;
     this.#step = options.start ?? 0;
+    this.#areBytes = options.model.config.vocabSize === 256;
     const { size } = options.stream;
     const { steps } = options;
     if (!Number.isSafeInteger(steps) || steps < 0) {
@@ -109,7 +111,7 @@ export class Trainer {
     await new Promise(setImmediate);
     while (this.#step < steps && !requests.stop) {
       last = this.#takeStep(stream.next());
-      progress?.report({ ...last, bytes: this.#options.model.config.vocabSize === 256 });
+      progress?.report({ ...last, bytes: this.#areBytes });
       this.#log(last);
       this.#options.onStep?.(last);
       if (validation && this.#step % validation.every === 0) await this.#validate();
