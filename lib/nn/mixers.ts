@@ -179,7 +179,8 @@ export class PaperMixer {
     const skipped = this.skipProjection
       ? headwiseLinear(conv.activated, this.skipProjection.weight, this.skipProjection.bias)
       : conv.activated;
-    const gated = mul(add(normed, mul(skipped, this.skip)), silu(z));
+    const skip = cast(this.skip, skipped.dtype);
+    const gated = mul(add(normed, mul(skipped, skip)), silu(z));
     const y = applyDropout(this.out.forward(gated), this.#config.dropout, this.#site, context);
     return { y, state: cell.state && { ...cell.state, conv: conv.state } };
   }
@@ -222,4 +223,3 @@ export class PaperMixer {
     return [gate(this.iGate), gate(this.fGate)];
   }
 }
-

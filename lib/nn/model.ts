@@ -138,11 +138,16 @@ export class XLSTM {
   /** Σ cross entropy over valid targets, and their count. Never holds all logits at once. */
   lossSum(batch: Batch, options: ForwardOptions & LossOptions = {}): LossSum {
     const { hidden } = this.hidden(batch.tokens, { borders: batch.borders, ...options });
-    return linearCrossEntropy(cast(hidden, this.#headDtype()), this.#head, tokensOf(batch.targets), {
-      mask: batch.mask,
-      softCap: this.config.logitSoftCap,
-      ...options,
-    });
+    return linearCrossEntropy(
+      cast(hidden, this.#headDtype()),
+      this.#head,
+      tokensOf(batch.targets),
+      {
+        mask: batch.mask,
+        softCap: this.config.logitSoftCap,
+        ...options,
+      },
+    );
   }
 
   /** Mean cross entropy in nats over the batch's valid targets, []. */

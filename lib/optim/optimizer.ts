@@ -8,12 +8,30 @@ import { z } from "zod";
 import { parseConfig } from "../config/errors.ts";
 import { check, native, scratch } from "../native/library.ts";
 import { Rule } from "../native/symbols.ts";
-import { concat, type Gradients, keep, noGrad, scope, type Tensor, zeros } from "../tensor/index.ts";
+import {
+  concat,
+  type Gradients,
+  keep,
+  noGrad,
+  scope,
+  type Tensor,
+  zeros,
+} from "../tensor/index.ts";
 import { handleOf, putFloats, putInts, result, results } from "../tensor/tensor.ts";
 import { type Schedule, schedule, scheduleSchema } from "./schedule.ts";
 
 export const optimizerNames = [
-  "adam", "adamw", "sgd", "nadam", "nadamw", "adamax", "adamaxw", "radam", "lamb", "ademamix", "none",
+  "adam",
+  "adamw",
+  "sgd",
+  "nadam",
+  "nadamw",
+  "adamax",
+  "adamaxw",
+  "radam",
+  "lamb",
+  "ademamix",
+  "none",
 ] as const;
 
 const beta = z.number().min(0).lt(1);
@@ -138,13 +156,26 @@ export class Optimizer {
     const { config, updates: t } = this;
     const mix = mixSchedule(config, t);
     putFloats([
-      t, lr, config.beta1 ?? 0, config.beta2, mix.beta3, mix.alpha, config.eps, slot.decay, 1,
+      t,
+      lr,
+      config.beta1 ?? 0,
+      config.beta2,
+      mix.beta3,
+      mix.alpha,
+      config.eps,
+      slot.decay,
+      1,
       config.gradClipValue ?? 0,
     ]);
     const [first, second, third] = slot.moments;
     const status = native().xl_optimizer_step(
-      this.#rule, slot.parameter.handle, grad.handle, handleOf(first), handleOf(second),
-      handleOf(third), factor.handle,
+      this.#rule,
+      slot.parameter.handle,
+      grad.handle,
+      handleOf(first),
+      handleOf(second),
+      handleOf(third),
+      factor.handle,
     );
     check(status, `optimizer (${slot.name})`);
   }

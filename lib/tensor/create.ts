@@ -19,7 +19,10 @@ export interface RandomOptions {
 }
 
 /** A tensor from a number, nested arrays or a typed array (with `shape`). */
-export function tensor(data: Nested | TypedArray | ArrayBufferLike, options: CreateOptions = {}): Tensor {
+export function tensor(
+  data: Nested | TypedArray | ArrayBufferLike,
+  options: CreateOptions = {},
+): Tensor {
   if (data instanceof ArrayBuffer) return tensor(new Uint8Array(data), options);
   if (ArrayBuffer.isView(data)) return fromArray(data as TypedArray, options);
   const { flat, shape } = flatten(data as Nested);

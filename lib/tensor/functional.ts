@@ -62,7 +62,9 @@ export function checkpoint(
       (leaf) => !leaves.includes(leaf) && !captured.includes(leaf),
     );
     if (unknown.length > 0) {
-      throw new GradientError("checkpoint(): the body uses parameters that `captured` does not list");
+      throw new GradientError(
+        "checkpoint(): the body uses parameters that `captured` does not list",
+      );
     }
     return [...leaves, ...captured].map((leaf) => grads.get(leaf) ?? null);
   });

@@ -63,9 +63,7 @@ export function record(
   backward: Backward,
 ): void {
   if (!needsGrad(...inputs)) return;
-  const edges = inputs.map((input) =>
-    input?.requiresGrad ? (input.edge ?? input) : undefined,
-  );
+  const edges = inputs.map((input) => (input?.requiresGrad ? (input.edge ?? input) : undefined));
   const node: Node = { sequence: sequence++, name, edges, outputs: outputs.length, backward };
   outputs.forEach((output, index) => {
     output.requiresGrad = true;
@@ -155,7 +153,9 @@ export function backward(
   noGrad(() => {
     roots.forEach((root, i) => {
       if (!root.requiresGrad) {
-        throw new GradientError("backward(): the tensor does not depend on anything with gradients");
+        throw new GradientError(
+          "backward(): the tensor does not depend on anything with gradients",
+        );
       }
       // A seed belongs to the caller: held once more than it is dropped, it is never disposed of.
       deliver(root.edge ?? root, seeds[i] ? pending.hold(seeds[i]!) : seedOf(root));

@@ -33,9 +33,9 @@ function cellBars(precision: Precision, gates: Tensor[]) {
   if (precision === "f64") return { output: 1e-6, gradient: 1e-6 };
   if (precision === "bf16") return { output: 1e-2, gradient: 2e-2 };
   const largest = Math.max(
-    ...gates.map((gate) => gate.dataSync() as Float32Array).map((x) =>
-      x.reduce((most, value) => Math.max(most, Math.abs(value)), 0),
-    ),
+    ...gates
+      .map((gate) => gate.dataSync() as Float32Array)
+      .map((x) => x.reduce((most, value) => Math.max(most, Math.abs(value)), 0)),
   );
   const bar = largest > 15 ? 1e-4 : 2e-5;
   return { output: bar, gradient: bar };
@@ -132,8 +132,15 @@ function runSlstm(file: File, dtype: DType, through?: DType): Computed {
   const { y, state: last } = slstm(wx, r, b, { state });
   const grads = y.backward(leaf(file, "dy", dtype, through));
   return {
-    outputs: new Map([["y", y], ["last", last]]),
-    gradients: new Map([["dwx", grads.of(wx)], ["dr", grads.of(r)], ["db", grads.of(b)]]),
+    outputs: new Map([
+      ["y", y],
+      ["last", last],
+    ]),
+    gradients: new Map([
+      ["dwx", grads.of(wx)],
+      ["dr", grads.of(r)],
+      ["db", grads.of(b)],
+    ]),
   };
 }
 
@@ -155,7 +162,10 @@ function compare(
   const got = run(precision);
   const judge = precision === "bf16" ? run("f64", "bf16") : undefined;
   const comparison = new Comparison();
-  for (const [part, bar] of [["outputs", bars.output], ["gradients", bars.gradient]] as const) {
+  for (const [part, bar] of [
+    ["outputs", bars.output],
+    ["gradients", bars.gradient],
+  ] as const) {
     for (const [name, tensor] of got[part]) {
       if (!judge && !file.has(name)) continue;
       const reference = judge ? judge[part].get(name)!.dataSync() : want(name, got);
@@ -201,7 +211,12 @@ export function verifyOptim(file: File, precision: Precision): Row[] {
       cooldownLr: options!.cooldown_lr!,
       ...(kind === "constant" ? {} : { endLrFactor: options!.end_lr_factor! }),
     });
-    comparison.add(name, Array.from(want, (_, i) => lr(i)), want, bar);
+    comparison.add(
+      name,
+      Array.from(want, (_, i) => lr(i)),
+      want,
+      bar,
+    );
   }
   return comparison.rows;
 }
@@ -250,6 +265,7 @@ function runOptimizer(
 
 /** Optimisers of the file without a "w" in their name were run without weight decay. */
 function decays(name: string): boolean {
-  return !["adam", "nadam", "adamax", "radam", "sgd", "momentum", "nesterov", "ademamix"].includes(name);
+  return !["adam", "nadam", "adamax", "radam", "sgd", "momentum", "nesterov", "ademamix"].includes(
+    name,
+  );
 }
-

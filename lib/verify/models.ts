@@ -165,7 +165,12 @@ export function verifyTrain(file: TensorFile, precision: Precision): Row[] {
       const loss = model.loss(batch);
       const grads = loss.backward();
       if (step === 0 && precision !== "bf16") {
-        comparison.addGradients("g0.", foreign(map, model, grads), values(withPrefix(file, "g0.")), 2e-4);
+        comparison.addGradients(
+          "g0.",
+          foreign(map, model, grads),
+          values(withPrefix(file, "g0.")),
+          2e-4,
+        );
       }
       const { norm } = made.step(grads);
       comparison.add(`loss[${step}]`, loss, [wanted.loss[step]!], lossBar);
@@ -223,4 +228,3 @@ function jaxOptimizer(fields: Fields) {
     nesterov: fields.nesterov as boolean,
   };
 }
-

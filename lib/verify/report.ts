@@ -12,11 +12,7 @@ export interface Row {
 export type Precision = "f64" | "f32" | "bf16";
 
 /** Relative error over all elements; `floor` is the least denominator. NaN and Inf never pass. */
-export function relativeError(
-  got: ArrayLike<number>,
-  want: ArrayLike<number>,
-  floor = 0,
-): number {
+export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>, floor = 0): number {
   if (got.length !== want.length) return Infinity;
   let difference = 0;
   let size = 0;

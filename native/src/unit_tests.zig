@@ -1,4 +1,4 @@
-//! Every file with tests. `tidy` checks that none is missing.
+//! Every file with tests. The tidy test checks that none is missing.
 
 test {
     _ = @import("dtype.zig");
@@ -6,17 +6,21 @@ test {
     _ = @import("abi/status.zig");
     _ = @import("runtime/arena.zig");
     _ = @import("runtime/pool.zig");
+    _ = @import("test_conv.zig");
     _ = @import("test_copy.zig");
     _ = @import("test_elementwise.zig");
     _ = @import("test_index.zig");
     _ = @import("test_loss.zig");
     _ = @import("test_loss_linear.zig");
     _ = @import("test_matmul.zig");
+    _ = @import("test_mlstm.zig");
     _ = @import("test_norm.zig");
     _ = @import("test_optimizer.zig");
     _ = @import("test_random.zig");
     _ = @import("test_random_sample.zig");
     _ = @import("test_reduce.zig");
+    _ = @import("test_safetensors.zig");
+    _ = @import("test_safetensors_table.zig");
     _ = @import("test_slstm.zig");
     _ = @import("test_softmax.zig");
 }

@@ -8,7 +8,7 @@ import { unary, type UnaryName } from "./elementwise.ts";
 
 /** Names of models.md §2.7; "gelu" is the exact form, "geluTanh" its approximation. */
 export type GateActivation =
-  | "gelu" | "geluTanh" | "relu" | "relu2" | "selu" | "sigmoid" | "swish" | "tanh";
+  "gelu" | "geluTanh" | "relu" | "relu2" | "selu" | "sigmoid" | "swish" | "tanh";
 
 const codes: Record<GateActivation, UnaryName> = {
   gelu: "gelu_erf",

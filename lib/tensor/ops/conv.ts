@@ -32,8 +32,13 @@ export function causalConv(
   const { state, borders, lengths } = options;
   const silu = options.silu ? 1 : 0;
   const status = native().xl_conv(
-    x.handle, weight.handle, handleOf(bias), handleOf(state),
-    handleOf(borders), handleOf(lengths), silu,
+    x.handle,
+    weight.handle,
+    handleOf(bias),
+    handleOf(state),
+    handleOf(borders),
+    handleOf(lengths),
+    silu,
   );
   const [y, last] = results(status, "causalConv") as [Tensor, Tensor];
   record("causalConv", [x, weight, bias, state], [y, last], ([dy, dlast]) => {
@@ -57,7 +62,11 @@ export function causalConvStep(
   options: { silu?: boolean; slots?: Tensor | undefined } = {},
 ): Tensor {
   const status = native().xl_conv_step(
-    x.handle, weight.handle, handleOf(bias), handleOf(options.slots), state.handle,
+    x.handle,
+    weight.handle,
+    handleOf(bias),
+    handleOf(options.slots),
+    state.handle,
     options.silu ? 1 : 0,
   );
   return result(status, "causalConvStep");

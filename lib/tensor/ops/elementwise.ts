@@ -87,8 +87,9 @@ export function sub(a: Operand, b: Operand): Tensor {
   if (typeof b === "number") return unary("add_scalar", a as Tensor, -b);
   if (typeof a === "number") return unary("add_scalar", neg(b), a);
   const y = binary("sub", a, b);
-  return recorded("sub", [a, b], y, (dy) => [sumLike(dy, a), b.requiresGrad && sumLike(neg(dy), b)]
-    .map((grad) => grad || null));
+  return recorded("sub", [a, b], y, (dy) =>
+    [sumLike(dy, a), b.requiresGrad && sumLike(neg(dy), b)].map((grad) => grad || null),
+  );
 }
 
 /** Broadcasting element-wise product. */
@@ -156,7 +157,6 @@ export function where(mask: Tensor, a: Operand, b: Operand): Tensor {
 
 /** A gradient summed back to the shape of an operand that was broadcast. */
 function sumLike(dy: Tensor, operand: Tensor): Tensor {
-  const same =
-    dy.rank === operand.rank && dy.shape.every((size, i) => size === operand.shape[i]);
+  const same = dy.rank === operand.rank && dy.shape.every((size, i) => size === operand.shape[i]);
   return same ? dy : sumTo(dy, operand.shape);
 }

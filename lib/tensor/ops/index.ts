@@ -71,9 +71,6 @@ export function dropout(x: Tensor, rate: number, key: Key, sample = 0, position 
   if (!(rate >= 0 && rate < 1)) throw new RangeError(`dropout: rate ${rate} is not in [0, 1)`);
   if (rate === 0) return x;
   const apply = (t: Tensor) =>
-    result(
-      native().xl_dropout(t.handle, 1 - rate, key.low, key.high, sample, position),
-      "dropout",
-    );
+    result(native().xl_dropout(t.handle, 1 - rate, key.low, key.high, sample, position), "dropout");
   return recorded("dropout", [x], apply(x), (dy) => [apply(dy)]);
 }

@@ -48,7 +48,12 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: LossOptio
   recorded("crossEntropy", [logits], loss, (dloss) => {
     putOptions(options);
     const status = native().xl_cross_entropy_backward(
-      logits.handle, targets.handle, mask, lse.handle, dloss.handle, 0,
+      logits.handle,
+      targets.handle,
+      mask,
+      lse.handle,
+      dloss.handle,
+      0,
     );
     return [result(status, "crossEntropy")];
   });
@@ -70,7 +75,11 @@ export function linearCrossEntropy(
   const gradients = needsGrad(hidden, weight);
   const outputs = results(
     native().xl_linear_cross_entropy(
-      hidden.handle, weight.handle, targets.handle, handleOf(options.mask), gradients ? 1 : 0,
+      hidden.handle,
+      weight.handle,
+      targets.handle,
+      handleOf(options.mask),
+      gradients ? 1 : 0,
     ),
     "linearCrossEntropy",
   );

@@ -18,7 +18,11 @@ function product(
   dtype?: DType,
 ): Tensor {
   const status = native().xl_matmul(
-    a.handle, b.handle, transposeA ? 1 : 0, transposeB ? 1 : 0, handleOf(bias),
+    a.handle,
+    b.handle,
+    transposeA ? 1 : 0,
+    transposeB ? 1 : 0,
+    handleOf(bias),
     dtype ? codeOf(dtype) : -1,
   );
   return result(status, "matmul");
@@ -99,4 +103,3 @@ function columnSums(dy: Tensor, bias: Tensor): Tensor {
   using narrow = sums;
   return result(native().xl_copy(narrow.handle, codeOf(arithmetic(dy.dtype))), "linear");
 }
-

@@ -47,13 +47,28 @@ function normed(
   const { eps = 1e-6, bias, scaleOffset = 0 } = options;
   const center = options.center ? 1 : 0;
   const status = native().xl_norm(
-    x.handle, 0, handleOf(scale), handleOf(bias), groups, center, eps, scaleOffset,
+    x.handle,
+    0,
+    handleOf(scale),
+    handleOf(bias),
+    groups,
+    center,
+    eps,
+    scaleOffset,
   );
   const [y, mean, rstd] = results(status, name);
   return recorded(name, [x, scale, bias], y!, (dy) => {
     const status = native().xl_norm_backward(
-      dy.handle, x.handle, handleOf(scale), mean!.handle, rstd!.handle, 0,
-      groups, center, bias ? 1 : 0, scaleOffset,
+      dy.handle,
+      x.handle,
+      handleOf(scale),
+      mean!.handle,
+      rstd!.handle,
+      0,
+      groups,
+      center,
+      bias ? 1 : 0,
+      scaleOffset,
     );
     const [dx, dscale, dbias] = results(status, name);
     return [dx, shapedLike(dscale!, scale), shapedLike(dbias!, bias)];
@@ -81,12 +96,25 @@ export function headNormGate(
   const groups = h.shape[h.rank - 2]!;
   const flat = reshape(h, [...h.shape.slice(0, -2), groups * h.shape.at(-1)!]);
   const status = native().xl_head_norm_gate(
-    flat.handle, o.handle, handleOf(scale), handleOf(bias), groups, center, eps, scaleOffset,
+    flat.handle,
+    o.handle,
+    handleOf(scale),
+    handleOf(bias),
+    groups,
+    center,
+    eps,
+    scaleOffset,
   );
   const [y, mean, rstd] = results(status, "headNormGate");
   return recorded("headNormGate", [flat, o, scale, bias], y!, (dy) => {
     putInts([
-      dy.handle, flat.handle, o.handle, handleOf(scale), handleOf(bias), mean!.handle, rstd!.handle,
+      dy.handle,
+      flat.handle,
+      o.handle,
+      handleOf(scale),
+      handleOf(bias),
+      mean!.handle,
+      rstd!.handle,
     ]);
     const status = native().xl_head_norm_gate_backward(groups, center, eps, scaleOffset);
     const [dh, dO, dscale, dbias] = results(status, "headNormGate");

@@ -38,8 +38,14 @@ export function slstm(
   ];
   putFloats(floats);
   const status = native().xl_slstm(
-    wx.handle, r.handle, b.handle, handleOf(state), handleOf(borders), handleOf(lengths),
-    kind, save ? 1 : 0,
+    wx.handle,
+    r.handle,
+    b.handle,
+    handleOf(state),
+    handleOf(borders),
+    handleOf(lengths),
+    kind,
+    save ? 1 : 0,
   );
   const [y, last, saved] = results(status, "slstm") as [Tensor, Tensor, Tensor];
   if (!save) saved.dispose();
@@ -65,7 +71,12 @@ export function slstmStep(
   putFloats([options.forwardClip ?? 0]);
   const kind = options.function === "lstm" ? 1 : 0;
   const status = native().xl_slstm_step(
-    wx.handle, r.handle, b.handle, handleOf(options.slots), state.handle, kind,
+    wx.handle,
+    r.handle,
+    b.handle,
+    handleOf(options.slots),
+    state.handle,
+    kind,
   );
   return result(status, "slstmStep");
 }

@@ -114,7 +114,11 @@ export function unsqueeze(x: Tensor, dim: number): Tensor {
 
 /** Without a dim of size 1 (default: all of them). */
 export function squeeze(x: Tensor, dim?: number): Tensor {
-  if (dim === undefined) return reshape(x, x.shape.filter((size) => size !== 1));
+  if (dim === undefined)
+    return reshape(
+      x,
+      x.shape.filter((size) => size !== 1),
+    );
   const at = dimOf(x, dim, "squeeze");
   if (x.shape[at] !== 1) {
     throw new ShapeError(`squeeze: dim ${dim} of shape ${shown(x.shape)} is not 1`);
@@ -141,7 +145,10 @@ export function concat(tensors: readonly Tensor[], dim = 0): Tensor {
 
 /** Joins tensors of one shape along a new dim. */
 export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
-  return concat(tensors.map((x) => unsqueeze(x, dim)), dim);
+  return concat(
+    tensors.map((x) => unsqueeze(x, dim)),
+    dim,
+  );
 }
 
 /** A row-major copy. */

@@ -27,7 +27,7 @@ pub fn memory(current: *Context) Error!void {
     numbers[5] = @floatFromInt(current.pool.view.threads);
     numbers[6] = @floatFromInt(@backingInt(current.level));
     numbers[7] = @floatFromInt(current.kernels.lanes_f32);
-    numbers[8] = @floatFromInt(@intFromEnum(builtin.mode));
+    numbers[8] = @floatFromInt(@backingInt(builtin.mode));
     numbers[9] = if (build_options.cuda) 1 else 0;
 }
 

@@ -99,7 +99,7 @@ pub const Context = struct {
             .bf16 => 2,
             else => return status.fail(.unsupported, "{s}: not available for {t} tensors", .{ name, dtype }),
         };
-        const entry = context.kernels.entries[comptime args.indexOf(name) * args.columns.len ..][column] orelse
+        const entry = context.kernels.entries[comptime args.indexOf(name) * args.columns.len..][column] orelse
             return status.fail(.unsupported, "{s}: not available for {t} tensors", .{ name, dtype });
         context.calls += 1;
         defer context.pool.resetScratch();
@@ -110,7 +110,7 @@ pub const Context = struct {
         const stats = context.arena.stats;
         return status.fail(.out_of_memory, "no memory for a {t} tensor of shape {f} ({d:.1} MB): " ++
             "{d} tensors hold {d:.1} MB; make the batch or the model smaller, or dispose of tensors", .{
-            dtype,                tensors.show(shape), megabytes(bytes),
+            dtype,              tensors.show(shape),         megabytes(bytes),
             context.table.live, megabytes(stats.live_bytes),
         });
     }
