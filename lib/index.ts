@@ -5,3 +5,9 @@ export * as nn from "./nn/index.ts";
 export * as optim from "./optim/index.ts";
 export { corpus, corpusFromFile } from "./data/corpus.ts";
 export { byteTokenizer } from "./data/tokenizer.ts";
+export {
+  latestCheckpoint,
+  loadCheckpoint,
+  openSafetensors,
+  saveSafetensors,
+} from "./checkpoint/index.ts";

@@ -8,9 +8,15 @@ comptime {
 }
 
 /// One object per instruction-set level, from the same source; picked by cpuid at start.
-const Level = struct { name: []const u8, model: *const std.Target.Cpu.Model, lanes_f32: u32 };
+const Level = struct {
+    name: []const u8,
+    model: *const std.Target.Cpu.Model,
+    lanes_f32: u32,
+    /// float64 serves references and gradient checks: one level has it, for all (compile time).
+    f64: bool = false,
+};
 const levels = [_]Level{
-    .{ .name = "plain", .model = &std.Target.x86.cpu.x86_64_v2, .lanes_f32 = 4 },
+    .{ .name = "plain", .model = &std.Target.x86.cpu.x86_64_v2, .lanes_f32 = 4, .f64 = true },
     .{ .name = "avx2", .model = &std.Target.x86.cpu.x86_64_v3, .lanes_f32 = 8 },
     .{ .name = "avx512", .model = &std.Target.x86.cpu.x86_64_v4, .lanes_f32 = 16 },
 };
@@ -28,7 +34,11 @@ pub fn build(b: *std.Build) void {
     };
     const target = b.standardTargetOptions(.{ .default_target = base });
     const optimize = b.standardOptimizeOption(.{});
-    const cuda = b.option(bool, "cuda", "Compile and embed the CUDA kernels (needs nvcc)") orelse false;
+    const cuda = b.option(
+        bool,
+        "cuda",
+        "Compile and embed the CUDA kernels (needs nvcc)",
+    ) orelse false;
     const nvcc = b.option([]const u8, "nvcc", "nvcc executable") orelse "nvcc";
 
     const options = b.addOptions();
@@ -73,6 +83,7 @@ fn libraryModule(
         const level_options = b.addOptions();
         level_options.addOption([]const u8, "suffix", level.name);
         level_options.addOption(u32, "lanes_f32", level.lanes_f32);
+        level_options.addOption(bool, "f64", level.f64);
         const module = b.createModule(.{
             .root_source_file = b.path("src/cpu_level.zig"),
             .target = b.resolveTargetQuery(query),
@@ -81,7 +92,9 @@ fn libraryModule(
             .pic = true,
         });
         module.addOptions("level", level_options);
-        root.addObject(b.addObject(.{ .name = b.fmt("cpu_{s}", .{level.name}), .root_module = module }));
+        root.addObject(
+            b.addObject(.{ .name = b.fmt("cpu_{s}", .{level.name}), .root_module = module }),
+        );
     }
     return root;
 }
@@ -118,5 +131,8 @@ fn addBindings(b: *std.Build) void {
         .imports = &.{.{ .name = "native", .module = native }},
     }) });
     const symbols = b.addRunArtifact(generator).captureStdOut(.{});
-    b.step("bindings", "Write zig-out/abi/symbols.ts").dependOn(&b.addInstallFile(symbols, "abi/symbols.ts").step);
+    b.step(
+        "bindings",
+        "Write zig-out/abi/symbols.ts",
+    ).dependOn(&b.addInstallFile(symbols, "abi/symbols.ts").step);
 }

@@ -46,7 +46,9 @@ const recipe = defineRecipe({
   },
 });
 
-/** Puts everything a recipe imports, a tiny model and short ways to use it into the global scope. */
+/**
+ * Puts everything a recipe imports, a tiny model and short ways to use it into the global scope.
+ */
 function fill(seed: number) {
   const { byteTokenizer: bytes, corpus, nn } = library;
   const sizes = { vocabSize: 256, embeddingDim: 64, numBlocks: 2, numHeads: 2, slstmAt: [1] };

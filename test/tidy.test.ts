@@ -105,10 +105,12 @@ const height: Record<string, number> = {
   data: 3,
   infer: 4,
   train: 5,
-  cli: 6,
-  "index.ts": 7,
+  verify: 5,
+  bench: 6,
+  cli: 7,
+  "index.ts": 8,
 };
-const recipeHeight = 8;
+const recipeHeight = 9;
 
 /** Rooms beside each other that may still use each other, in this direction only. */
 const neighbours = new Set(["native config"]);

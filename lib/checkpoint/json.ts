@@ -3,7 +3,8 @@
 export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
 
 /**
- * A copy of `value` without the members that are undefined. Throws a TypeError that names the place,
+ * A copy of `value` without the members that are undefined. Throws a TypeError that names the
+ * place,
  * e.g. `recipe.model.size`, of anything that would not come back from JSON as it went in.
  */
 export function plainJson(place: string, value: unknown): Json {

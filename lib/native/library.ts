@@ -1,4 +1,5 @@
-// The one door to native code: loads the library at the first call, maps its scratch block and turns
+// The one door to native code: loads the library at the first call, maps its scratch block and
+// turns
 // statuses into errors. Nothing else imports bun:ffi.
 //
 //   const y = native().xl_copy(x.id, -1)   // status; results lie in the scratch block

@@ -1,6 +1,6 @@
 // Generated from the Zig export table by `bun run build:native --bindings`. Do not edit.
 
-export const abiHash = 94730532;
+export const abiHash = 359602908;
 
 export const Status = {
   ok: 0,
@@ -124,12 +124,12 @@ export const symbols = {
     args: [],
     returns: "i32",
   },
-  /** xl_start(threads, level) Starts the context; threads 0 = one per core, level -1 = best. */
+  /** xl_start(threads, level) Starts; 0 threads = one per core. */
   xl_start: {
     args: ["i32", "i32"],
     returns: "i32",
   },
-  /** xl_deallocator() Function that drops a handle's cell, for the garbage collector. */
+  /** xl_deallocator() Drops a handle's cell, for the collector. */
   xl_deallocator: {
     args: [],
     returns: "ptr",
@@ -496,6 +496,16 @@ export const symbols = {
   },
   /** xl_file_close(file) Closes a file. */
   xl_file_close: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_ceiling(loops) Peak multiply-add rate; numbers: FLOP done. */
+  xl_ceiling: {
+    args: ["f64"],
+    returns: "i32",
+  },
+  /** xl_use_blas(path_length) CBLAS library by path in scratch. */
+  xl_use_blas: {
     args: ["i32"],
     returns: "i32",
   },

@@ -2,7 +2,9 @@
 
 import type { Tensor } from "../tensor/index.ts";
 
-/** Recurrent state of one block; which fields exist depends on the block. f32 (f64 in f64 models). */
+/**
+ * Recurrent state of one block; which fields exist depends on the block. f32 (f64 in f64 models).
+ */
 export interface BlockState {
   /** mLSTM: C [B, NH, DQK, DV], n [B, NH, DQK], m [B, NH]; the sigmoid gate has no m. */
   c?: Tensor | undefined;
@@ -20,7 +22,9 @@ export interface ModelState {
   position: number;
 }
 
-/** Where dropout masks come from: they depend on (seed, step, layer, site) and the position only. */
+/**
+ * Where dropout masks come from: they depend on (seed, step, layer, site) and the position only.
+ */
 export interface DropoutKey {
   readonly seed: number;
   readonly step: number;

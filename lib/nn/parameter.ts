@@ -4,17 +4,7 @@
 import { native, check } from "../native/library.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { keyOf, type Key } from "../tensor/random.ts";
-import {
-  keep,
-  requireGrad,
-  Tensor,
-  zeros,
-  ones,
-  full,
-  write,
-  tensor,
-  noGrad,
-} from "../tensor/index.ts";
+import { keep, requireGrad, Tensor, zeros, full, write, tensor, noGrad } from "../tensor/index.ts";
 import { putFloats } from "../tensor/tensor.ts";
 import type { Initializer, ParameterSpec } from "./parameters.ts";
 

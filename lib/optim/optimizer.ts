@@ -147,8 +147,8 @@ export class Optimizer {
     const bad = used.findIndex((_, i) => rows[2 * i + 1]! > 0);
     const { name } = used[bad]!.slot;
     throw new NonFiniteError(
-      `update ${this.updates + 1}: the gradient of ${name} has ${rows[2 * bad + 1]} elements that ` +
-        "are not finite; nothing was changed. Lower the learning rate, or clip gradients.",
+      `update ${this.updates + 1}: the gradient of ${name} has ${rows[2 * bad + 1]} elements ` +
+        "that are not finite; nothing was changed. Lower the learning rate, or clip gradients.",
     );
   }
 

@@ -1,4 +1,5 @@
-// Operations as methods: `x.add(y).relu()` is `relu(add(x, y))`. They are put on the prototype here,
+// Operations as methods: `x.add(y).relu()` is `relu(add(x, y))`. They are put on the prototype
+// here,
 // not enumerable, so that tensors print and compare as plain data.
 
 import * as elementwise from "./ops/elementwise.ts";

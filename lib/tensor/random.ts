@@ -1,5 +1,6 @@
 // Random numbers that depend on (seed, name, element index) only: the key of a tensor is
-// XXH3-64(name, seed) and its element e comes from Philox counter e >> 2 (mesh.md §14). The order in
+// XXH3-64(name, seed) and its element e comes from Philox counter e >> 2 (mesh.md §14). The order
+// in
 // which tensors are drawn, threads and meshes change nothing.
 
 /** A 64-bit Philox key in two halves. */

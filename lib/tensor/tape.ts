@@ -1,4 +1,5 @@
-// Automatic differentiation: one node per coarse operation. A node keeps edges to where gradients go
+// Automatic differentiation: one node per coarse operation. A node keeps edges to where gradients
+// go
 // on, not the tensors themselves, so that intermediates may be disposed of once they are not saved.
 
 import { GradientError, shown } from "./errors.ts";
@@ -6,7 +7,8 @@ import type { Tensor } from "./tensor.ts";
 
 type Gradient = Tensor | null | undefined;
 /**
- * Gradients of the inputs for gradients of the outputs; null where there is none. Returns new tensors
+ * Gradients of the inputs for gradients of the outputs; null where there is none. Returns new
+ * tensors
  * or the ones it was given, never a saved one: the walk disposes of them.
  */
 export type Backward = (grads: Gradient[]) => Gradient[];

@@ -27,7 +27,8 @@ export function comparison(bits: number, baseline: number | undefined): string {
   if (baseline === undefined) return own;
   const difference = Math.abs(1 - bits / baseline) * 100;
   const side = bits < baseline ? "below" : "above";
-  return `${own}, ${difference.toFixed(1)} % ${side} the byte ${order}-gram's ${baseline.toFixed(3)}`;
+  const gram = `the byte ${order}-gram's ${baseline.toFixed(3)}`;
+  return `${own}, ${difference.toFixed(1)} % ${side} ${gram}`;
 }
 
 /** Writes loss.svg and returns the same plot for the terminal. */

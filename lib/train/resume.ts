@@ -40,7 +40,7 @@ export function openRun<S extends z.ZodObject>(
   const path = latestCheckpoint(run.checkpoints);
   if (path === undefined) {
     throw new NoRunError(
-      `no checkpoint in ${run.checkpoints} is sound: their names now end in .bad, with the reason ` +
+      `no checkpoint in ${run.checkpoints} is sound: names now end in .bad, with the reason ` +
         "in them; start anew with `bun run train`",
     );
   }

@@ -24,7 +24,8 @@ export interface StopOptions {
 /**
  * Listens until it is disposed of. SIGINT, SIGTERM and SIGUSR1 ask to save and stop; schedulers
  * send theirs twice, so repeats change nothing, but a second SIGINT within ten seconds is a human
- * who does not want to wait: the process ends with code 70, unsaved. SIGUSR2 asks to save and go on.
+ * who does not want to wait: the process ends with code 70, unsaved. SIGUSR2 asks to save and go
+ * on.
  */
 export class StopRequests implements Disposable {
   #stop: StopSignal | undefined;

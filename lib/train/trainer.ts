@@ -1,4 +1,5 @@
-// The training loop: step, evaluation, log, checkpoint (training.md §3.2, §7; reliability.md §3, §4).
+// The training loop: step, evaluation, log, checkpoint (training.md §3.2, §7; reliability.md §3,
+// §4).
 //
 //   const parts = { model, optimizer, stream, seed: 0 };
 //   const start = checkpoints.restore(parts)?.step;      // to go on with an earlier run

@@ -23,10 +23,11 @@ pub const loss = @import("args/loss.zig");
 pub const index = @import("args/index.zig");
 pub const random = @import("args/random.zig");
 pub const optimizer = @import("args/optimizer.zig");
+pub const bench = @import("args/bench.zig");
 
 /// Every subject, in the order of the kernel table.
 pub const subjects = .{
-    elementwise, matmul, mlstm, slstm, conv, norm, loss, index, random, optimizer,
+    elementwise, matmul, mlstm, slstm, conv, norm, loss, index, random, optimizer, bench,
 };
 
 pub const count = blk: {

@@ -10,7 +10,22 @@ const simd = @import("cpu/simd.zig");
 const Pool = @import("runtime/pool.zig").Pool;
 
 const gpa = std.heap.c_allocator;
-const Gemm = *const fn (i32, i32, i32, i32, i32, i32, f32, [*]const f32, i32, [*]const f32, i32, f32, [*]f32, i32) callconv(.c) void;
+const Gemm = *const fn (
+    i32,
+    i32,
+    i32,
+    i32,
+    i32,
+    i32,
+    f32,
+    [*]const f32,
+    i32,
+    [*]const f32,
+    i32,
+    f32,
+    [*]f32,
+    i32,
+) callconv(.c) void;
 const SetThreads = *const fn (i32) callconv(.c) void;
 
 fn now() f64 {
@@ -48,7 +63,14 @@ fn ceiling(pool: *Pool) f64 {
     return best;
 }
 
-const Shape = struct { name: []const u8, m: usize, n: usize, k: usize, ta: bool = false, tb: bool = false };
+const Shape = struct {
+    name: []const u8,
+    m: usize,
+    n: usize,
+    k: usize,
+    ta: bool = false,
+    tb: bool = false,
+};
 const shapes = [_]Shape{
     .{ .name = "256^3", .m = 256, .n = 256, .k = 256 },
     .{ .name = "512^3", .m = 512, .n = 512, .k = 512 },
@@ -70,7 +92,9 @@ pub fn main(init: std.process.Init) !void {
     var gemm: ?Gemm = null;
     var setThreads: ?SetThreads = null;
     if (path) |p| if (std.c.dlopen(p, .{ .NOW = true })) |handle| {
-        gemm = @ptrCast(std.c.dlsym(handle, "scipy_cblas_sgemm") orelse std.c.dlsym(handle, "cblas_sgemm"));
+        gemm = @ptrCast(
+            std.c.dlsym(handle, "scipy_cblas_sgemm") orelse std.c.dlsym(handle, "cblas_sgemm"),
+        );
         setThreads = @ptrCast(std.c.dlsym(handle, "scipy_openblas_set_num_threads") orelse
             std.c.dlsym(handle, "openblas_set_num_threads"));
     };
@@ -92,7 +116,10 @@ pub fn main(init: std.process.Init) !void {
             for (b, 0..) |*x, i| x.* = @floatFromInt(@as(i32, @intCast(i % 13)) - 6);
             const lda = if (s.ta) s.m else s.k;
             const ldb = if (s.tb) s.k else s.n;
-            const flops = 2 * @as(f64, @floatFromInt(s.m)) * @as(f64, @floatFromInt(s.n)) * @as(f64, @floatFromInt(s.k));
+            const flops = 2 * @as(
+                f64,
+                @floatFromInt(s.m),
+            ) * @as(f64, @floatFromInt(s.n)) * @as(f64, @floatFromInt(s.k));
             var ours: f64 = 1e9;
             var theirs: f64 = 1e9;
             for (0..7) |_| {
@@ -144,8 +171,11 @@ pub fn main(init: std.process.Init) !void {
                     theirs = @min(theirs, now() - t);
                 }
             }
-            std.debug.print("  {s:<22} ours {d:6.1} ({d:.0} % of ceiling)  blas {d:6.1}  ratio {d:.2}\n", .{
-                s.name, flops / ours / 1e9, 100 * flops / ours / 1e9 / peak, flops / theirs / 1e9, theirs / ours,
+            const mine = flops / ours / 1e9;
+            const row = "  {s:<22} ours {d:6.1} ({d:.0} % of ceiling)" ++
+                "  blas {d:6.1}  ratio {d:.2}\n";
+            std.debug.print(row, .{
+                s.name, mine, 100 * mine / peak, flops / theirs / 1e9, theirs / ours,
             });
         }
     }

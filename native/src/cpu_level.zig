@@ -19,6 +19,7 @@ const subjects = .{
     @import("cpu/index.zig"),
     @import("cpu/random.zig"),
     @import("cpu/optimizer.zig"),
+    @import("cpu/bench.zig"),
 };
 
 comptime {
@@ -33,7 +34,8 @@ const table: args.Table = blk: {
     for (args.subjects, subjects) |subject, implementation| {
         for (subject.kernels) |row| {
             for (args.columns) |S| {
-                if (args.supports(row[1], S)) entries[at] = entry(implementation, row[0], row[1], S);
+                if (args.supports(row[1], S) and (S != f64 or level.f64))
+                    entries[at] = entry(implementation, row[0], row[1], S);
                 at += 1;
             }
         }
@@ -41,7 +43,12 @@ const table: args.Table = blk: {
     break :blk .{ .lanes_f32 = simd.lanes(f32), .entries = entries };
 };
 
-fn entry(comptime implementation: type, comptime name: []const u8, comptime A: type, comptime S: type) args.Entry {
+fn entry(
+    comptime implementation: type,
+    comptime name: []const u8,
+    comptime A: type,
+    comptime S: type,
+) args.Entry {
     return struct {
         fn call(parallel: *const Parallel, erased: *const anyopaque) callconv(.c) i32 {
             const a: *const A = @ptrCast(@alignCast(erased));

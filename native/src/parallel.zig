@@ -10,7 +10,12 @@ pub const Parallel = extern struct {
     /// The pool, opaque to kernels.
     owner: *anyopaque,
     /// Calls `body(context, i)` once for every i below `count`, on the caller and the workers.
-    run: *const fn (owner: *anyopaque, count: u32, context: *const anyopaque, body: Body) callconv(.c) void,
+    run: *const fn (
+        owner: *anyopaque,
+        count: u32,
+        context: *const anyopaque,
+        body: Body,
+    ) callconv(.c) void,
     /// Scratch memory for the duration of one kernel, 64-byte aligned; null when memory is out.
     /// Only from the calling thread, outside of `each`. Freed by the caller of the kernel.
     scratch: *const fn (owner: *anyopaque, bytes: usize) callconv(.c) ?[*]align(64) u8,
@@ -36,7 +41,11 @@ pub const Parallel = extern struct {
     }
 
     /// `count` elements of scratch; an error when memory is out.
-    pub fn alloc(parallel: *const Parallel, comptime T: type, count: usize) error{OutOfMemory}![]align(64) T {
+    pub fn alloc(
+        parallel: *const Parallel,
+        comptime T: type,
+        count: usize,
+    ) error{OutOfMemory}![]align(64) T {
         const bytes = @max(count * @sizeOf(T), 1);
         const raw = parallel.scratch(parallel.owner, bytes) orelse return error.OutOfMemory;
         const typed: [*]align(64) T = @ptrCast(raw);

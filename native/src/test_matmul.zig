@@ -43,7 +43,14 @@ fn draw(comptime T: type, random: std.Random, out: []T, exact: []f64) void {
 }
 
 /// Largest error over |c|'s scale √k: what rounding each product and sum once can add up to.
-fn run(comptime TA: type, comptime TB: type, comptime TC: type, case: Case, threads: u32, seed: u64) ![]TC {
+fn run(
+    comptime TA: type,
+    comptime TB: type,
+    comptime TC: type,
+    case: Case,
+    threads: u32,
+    seed: u64,
+) ![]TC {
     const A = if (TA == f64) f64 else f32;
     var prng = std.Random.DefaultPrng.init(seed);
     const random = prng.random();
@@ -121,7 +128,10 @@ fn run(comptime TA: type, comptime TB: type, comptime TC: type, case: Case, thre
             const got: f64 = if (TC == u16) dtype.fromBf16(c[at]) else c[at];
             const rounding: f64 = if (TC == u16) 1.0 / 256.0 else unit;
             if (!(@abs(got - x) <= unit * scale + rounding * @abs(x))) {
-                std.debug.print("{any} seed {d}: element {d}: {d}, expected {d}\n", .{ case, seed, at, got, x });
+                std.debug.print(
+                    "{any} seed {d}: element {d}: {d}, expected {d}\n",
+                    .{ case, seed, at, got, x },
+                );
                 return error.TooFar;
             }
         }

@@ -105,7 +105,7 @@ test("draws follow the distribution after temperature, top-k, top-p and min-p", 
   }
 });
 
-test("the repetition penalty divides positive and multiplies negative logits of seen tokens", () => {
+test("the repetition penalty divides positive and multiplies negative logits", () => {
   using logits = tensor([2, 1.5, -1, -1.2]);
   expect(new Sampler({ temperature: 0 }, [0]).next(logits)).toBe(0);
   const sampler = new Sampler({ temperature: 0, repetitionPenalty: 2 }, [0]);

@@ -142,7 +142,7 @@ test("a batch in pieces gives the same step", async () => {
   expect(() => new Trainer({ ...parts(), steps: 1, accumulate: 3 })).toThrow(/divisor of .* 4/);
 });
 
-test("a NaN stops before the update and names step, parameter and the last checkpoint", async () => {
+test("a NaN stops before the update and names step, parameter and checkpoint", async () => {
   const directory = folder();
   const run = parts();
   const name = "blocks.0.ffn_norm.scale";
@@ -181,7 +181,7 @@ test("an infinite gradient stops although the loss is finite", async () => {
   expect(run.model.parameters().get("lm_head.weight")!.bytesSync()).toEqual(before);
 });
 
-test("a checkpoint that cannot be written is a warning in between and an error at the end", async () => {
+test("a checkpoint that cannot be written warns in between and fails at the end", async () => {
   const directory = join(folder(), "checkpoints");
   writeFileSync(directory, "a file where the folder should be");
   const lines: string[] = [];
@@ -218,7 +218,7 @@ function recipe(cwd: string, ...words: string[]) {
   return Bun.spawn([...command, ...all], { cwd, stdout: "pipe", stderr: "pipe" });
 }
 
-test("recipe: Ctrl-C saves and says how to go on; --resume ends where a whole run does", async () => {
+test("recipe: Ctrl-C saves and says how to go on; --resume ends where a run does", async () => {
   const cwd = folder();
   writeFileSync(join(cwd, "text.txt"), words.repeat(200));
   const whole = recipe(cwd, "steps=60", "run=whole");

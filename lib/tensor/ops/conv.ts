@@ -20,7 +20,8 @@ export interface ConvOptions {
 }
 
 /**
- * y_t = b + Σ_j w_j x_{t − (K−1) + j} for x [B, T, C], weight [C, K]; the last tap meets the current
+ * y_t = b + Σ_j w_j x_{t − (K−1) + j} for x [B, T, C], weight [C, K]; the last tap meets the
+ * current
  * token. kernels.md §8.
  */
 export function causalConv(

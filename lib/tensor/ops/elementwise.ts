@@ -10,7 +10,9 @@ import { cast, sumTo } from "./view.ts";
 export type UnaryName = keyof typeof Unary;
 export type Operand = Tensor | number;
 
-/** Which tensor the backward pass of a function needs; see `Unary.saved` in args/elementwise.zig. */
+/**
+ * Which tensor the backward pass of a function needs; see `Unary.saved` in args/elementwise.zig.
+ */
 const savesOutput = new Set<UnaryName>(["exp", "sqrt", "rsqrt", "reciprocal"]);
 const savesNothing = new Set<UnaryName>(["neg", "scale", "add_scalar"]);
 

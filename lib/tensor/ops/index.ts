@@ -64,7 +64,8 @@ export function topK(x: Tensor, k: number): { values: Tensor; indices: Tensor } 
 }
 
 /**
- * Zeroes elements with probability `rate` and scales the rest by 1/(1 − rate). x [samples, .., features];
+ * Zeroes elements with probability `rate` and scales the rest by 1/(1 − rate). x [samples, ..,
+ * features];
  * `sample` is the global batch row of row 0, so masks do not depend on how a batch is split.
  */
 export function dropout(x: Tensor, rate: number, key: Key, sample = 0, position = 0): Tensor {

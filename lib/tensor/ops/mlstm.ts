@@ -120,7 +120,9 @@ export function mlstmState(
   };
 }
 
-/** One token: q, k [rows, NH, DQK], v [rows, NH, DV], gates [rows, NH]; `state` changes in place. */
+/**
+ * One token: q, k [rows, NH, DQK], v [rows, NH, DV], gates [rows, NH]; `state` changes in place.
+ */
 export function mlstmStep(
   inputs: MlstmInputs,
   state: MlstmState,

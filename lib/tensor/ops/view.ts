@@ -58,7 +58,9 @@ export function transpose(x: Tensor, a = -2, b = -1): Tensor {
   return permute(x, order);
 }
 
-/** Elements [start, end) of a dim, every `step`-th; negative positions count from the end. A view. */
+/**
+ * Elements [start, end) of a dim, every `step`-th; negative positions count from the end. A view.
+ */
 export function slice(x: Tensor, dim: number, start = 0, end?: number, step = 1): Tensor {
   const at = dimOf(x, dim, "slice");
   const size = x.shape[at]!;
@@ -87,7 +89,7 @@ export function split(x: Tensor, sizes: readonly number[], dim = -1): Tensor[] {
   const total = sizes.reduce((a, b) => a + b, 0);
   if (total !== x.shape[at]) {
     throw new ShapeError(
-      `split: sizes ${shown(sizes)} add up to ${total}, dim ${dim} of ${shown(x.shape)} is not that`,
+      `split: sizes ${shown(sizes)} add up to ${total}, not to dim ${dim} of ${shown(x.shape)}`,
     );
   }
   let start = 0;
@@ -167,7 +169,9 @@ export function cast(x: Tensor, dtype: DType): Tensor {
   ]);
 }
 
-/** Writes `source` (broadcast, converted) into `target`, a tensor or a view of one. Not recorded. */
+/**
+ * Writes `source` (broadcast, converted) into `target`, a tensor or a view of one. Not recorded.
+ */
 export function write(target: Tensor, source: Tensor): Tensor {
   const status = native().xl_assign(target.handle, source.handle);
   check(status, "write");

@@ -18,7 +18,18 @@ pub const table = .{
     row(
         "xl_norm_backward",
         norm.backward,
-        &.{ "dy", "x", "scale", "mean", "rstd", "dsum", "groups", "center", "has_bias", "scale_offset" },
+        &.{
+            "dy",
+            "x",
+            "scale",
+            "mean",
+            "rstd",
+            "dsum",
+            "groups",
+            "center",
+            "has_bias",
+            "scale_offset",
+        },
         "Its gradients.",
     ),
     row(

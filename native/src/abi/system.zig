@@ -14,7 +14,8 @@ pub fn start(threads: i32, level: i32) callconv(.c) status.Status {
     return status.finish(context.start(threads, level), "start");
 }
 
-/// Numbers: live tensors, live bytes, peak bytes, cached bytes, kernel calls, threads, level, lanes.
+/// Numbers: live tensors, live bytes, peak bytes, cached bytes, kernel calls, threads, level,
+/// lanes.
 pub fn memory(current: *Context) Error!void {
     current.collect();
     const stats = current.arena.stats;
@@ -42,7 +43,10 @@ pub fn trim(current: *Context) Error!void {
 
 /// Bytes that tensors may take; an allocation beyond it fails as out of memory.
 pub fn limitMemory(current: *Context, bytes: f64) Error!void {
-    if (!(bytes >= 0)) return status.invalid("memory limit: {d} is not a number of bytes", .{bytes});
+    if (!(bytes >= 0)) return status.invalid(
+        "memory limit: {d} is not a number of bytes",
+        .{bytes},
+    );
     const most: f64 = @floatFromInt(std.math.maxInt(i64));
     current.arena.stats.limit_bytes = @intFromFloat(@min(bytes, most));
 }

@@ -4,7 +4,8 @@ const context = @import("../runtime/context.zig");
 const status = @import("status.zig");
 const Status = status.Status;
 
-/// `Wrap(name, f).call` is the C function. Operations take i32, u32, f64, u64 and pointers only (the
+/// `Wrap(name, f).call` is the C function. Operations take i32, u32, f64, u64 and pointers only
+/// (the
 /// bindings generator checks that), twelve at most: longer lists go through the scratch block.
 pub fn Wrap(comptime name: []const u8, comptime f: anytype) type {
     const P = @typeInfo(@TypeOf(f)).@"fn".param_types;

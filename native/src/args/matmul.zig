@@ -1,7 +1,8 @@
 //! Matrix products of views. native.md §13.
 
 /// C[b] = alpha·A[b]·B[b] (+ C[b]) (+ bias) (+ residual[b]), A [m, k] and B [k, n] by any strides
-/// (a transpose is a pair of swapped strides, a batch stride of 0 repeats an operand), C and residual
+/// (a transpose is a pair of swapped strides, a batch stride of 0 repeats an operand), C and
+/// residual
 /// row-major in their last dim. The arithmetic type of the column S accumulates: f32 for any mix of
 /// f32 and bf16, f64 for f64 only. k = 0 gives 0 (+ …). C is not read unless `accumulate`.
 pub const Matmul = extern struct {

@@ -82,7 +82,8 @@ inline fn narrowInteger(
     return lowByte(n, @min(@max(v, low), high));
 }
 
-/// Values 0 to 255 as bytes. By `@truncate`: for `@intCast` of a signed vector to a narrower unsigned
+/// Values 0 to 255 as bytes. By `@truncate`: for `@intCast` of a signed vector to a narrower
+/// unsigned
 /// one, Zig 0.17 in fast mode promises LLVM that it fits the signed range, and 255 becomes 127.
 inline fn lowByte(comptime n: comptime_int, v: @Vector(n, i32)) @Vector(n, u8) {
     return @truncate(@as(@Vector(n, u32), @bitCast(v)));

@@ -14,7 +14,8 @@
 //! The order depends on no thread count and no instruction-set level, so bits are equal for any
 //! number of threads, and for AVX2 and AVX-512.
 //!
-//! Roofline: 2·m·n·k FLOP against the FMA peak; packing adds (n + packed A)·k copies. Measured table
+//! Roofline: 2·m·n·k FLOP against the FMA peak; packing adds (n + packed A)·k copies. Measured
+//! table
 //! and rejected attempts: docs/experiments.md. Equals reference/matmul.zig.
 
 const std = @import("std");
@@ -58,7 +59,12 @@ fn throughWide(comptime S: type, parallel: *const Parallel, a: *const args.Matmu
         try vector.run(S, parallel, &inner)
     else
         try blocked(S, parallel, &inner);
-    const Round = struct { from: [*]const f32, to: [*]u16, residual: ?[*]const u16, a: *const args.Matmul };
+    const Round = struct {
+        from: [*]const f32,
+        to: [*]u16,
+        residual: ?[*]const u16,
+        a: *const args.Matmul,
+    };
     const round: Round = .{
         .from = wide.ptr,
         .to = @ptrCast(@alignCast(a.c)),
@@ -146,7 +152,11 @@ fn Chunk(comptime A: type) type {
         fn run(chunk: *Self, parallel: *const Parallel) void {
             if (chunk.depth > 0) {
                 parallel.each(chunk.group * chunk.strips(), @as(*const Self, chunk), packB);
-                if (!chunk.direct) parallel.each(chunk.group * chunk.panels(), @as(*const Self, chunk), packA);
+                if (!chunk.direct) parallel.each(
+                    chunk.group * chunk.panels(),
+                    @as(*const Self, chunk),
+                    packA,
+                );
             }
             // Few blocks: smaller ones, so that every core has some. Only the shape decides.
             chunk.mc = 12 * T.mr;
@@ -155,7 +165,11 @@ fn Chunk(comptime A: type) type {
                 chunk.mc = 2 * T.mr;
                 chunk.nc = 8 * T.nr;
             }
-            parallel.each(chunk.group * chunk.blocksM() * chunk.blocksN(), @as(*const Self, chunk), job);
+            parallel.each(
+                chunk.group * chunk.blocksM() * chunk.blocksN(),
+                @as(*const Self, chunk),
+                job,
+            );
         }
 
         fn strips(chunk: *const Self) usize {
@@ -230,7 +244,14 @@ fn Chunk(comptime A: type) type {
                 while (column < column1) : (column += T.nr) {
                     const strip = chunk.stripOf(entry, column / T.nr) + k * T.nr;
                     var row = row0;
-                    while (row < row1) : (row += T.mr) chunk.product(entry, row, column, k, depth, strip);
+                    while (row < row1) : (row += T.mr) chunk.product(
+                        entry,
+                        row,
+                        column,
+                        k,
+                        depth,
+                        strip,
+                    );
                 }
                 k += kc;
                 if (k >= chunk.depth) break;

@@ -1,4 +1,5 @@
-//! Packing for the register tile: `width` rows or columns side by side, k-major, zero-padded, in the
+//! Packing for the register tile: `width` rows or columns side by side, k-major, zero-padded, in
+//! the
 //! arithmetic type. dst[k·width + i] = src(i, k).
 
 const simd = @import("simd.zig");
@@ -51,7 +52,14 @@ fn fill(
     var k: usize = 0;
     if (s.depth_step == 1) {
         // Blocks of 8 steps: contiguous loads from each row, transposed in registers.
-        while (k + 8 <= s.depth) : (k += 8) transpose(S, A, width, dst + k * width, src + k, s.step);
+        while (k + 8 <= s.depth) : (k += 8) transpose(
+            S,
+            A,
+            width,
+            dst + k * width,
+            src + k,
+            s.step,
+        );
     }
     while (k < s.depth) : (k += 1) {
         for (0..width) |i| dst[k * width + i] = simd.get(S, src, i * s.step + k * s.depth_step);

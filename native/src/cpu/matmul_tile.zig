@@ -48,7 +48,10 @@ pub fn Tile(comptime A: type) type {
                 b += nr;
                 at += step;
             }
-            if (store.rows == mr and store.columns == nr) full(&acc, store) else partial(&acc, store);
+            if (store.rows == mr and store.columns == nr) full(
+                &acc,
+                store,
+            ) else partial(&acc, store);
         }
 
         inline fn full(acc: *const [mr][2]V, s: Store) void {

@@ -20,13 +20,22 @@ pub fn fits(comptime A: type, a: *const args.Matmul) bool {
     return left and (a.b_row_stride == 1 or a.b_column_stride == 1) and a.k > 0;
 }
 
-pub fn run(comptime A: type, parallel: *const Parallel, a: *const args.Matmul) error{OutOfMemory}!void {
+pub fn run(
+    comptime A: type,
+    parallel: *const Parallel,
+    a: *const args.Matmul,
+) error{OutOfMemory}!void {
     if (pack.same(A, a.b_dtype)) return typed(A, A, parallel, a);
     if (A == f32) return typed(u16, A, parallel, a);
     unreachable;
 }
 
-fn typed(comptime S: type, comptime A: type, parallel: *const Parallel, a: *const args.Matmul) void {
+fn typed(
+    comptime S: type,
+    comptime A: type,
+    parallel: *const Parallel,
+    a: *const args.Matmul,
+) void {
     const dots = a.b_row_stride == 1;
     const block: usize = if (dots) dot_block else column_block;
     const blocks = std.math.divCeil(usize, a.n, block) catch unreachable;
@@ -92,7 +101,14 @@ fn byColumns(comptime S: type, comptime A: type) fn (*const args.Matmul, usize) 
     }.body;
 }
 
-inline fn finish(comptime A: type, a: *const args.Matmul, entry: usize, i: usize, j: usize, sum: A) void {
+inline fn finish(
+    comptime A: type,
+    a: *const args.Matmul,
+    entry: usize,
+    i: usize,
+    j: usize,
+    sum: A,
+) void {
     const at = entry * a.c_batch_stride + i * a.c_row_stride + j;
     const c: [*]A = @ptrCast(@alignCast(a.c));
     const bias: ?[*]const A = @ptrCast(@alignCast(a.bias));

@@ -44,7 +44,11 @@ pub inline fn fma(comptime V: type, a: V, b: V, c: V) V {
 }
 
 /// `n` consecutive elements of storage type `S` as arithmetic values; no alignment needed.
-pub inline fn loadN(comptime S: type, comptime n: comptime_int, p: [*]const S) @Vector(n, Arithmetic(S)) {
+pub inline fn loadN(
+    comptime S: type,
+    comptime n: comptime_int,
+    p: [*]const S,
+) @Vector(n, Arithmetic(S)) {
     const raw: @Vector(n, S) = p[0..n].*;
     if (S == u16) {
         const wide: @Vector(n, u32) = raw;
@@ -53,11 +57,17 @@ pub inline fn loadN(comptime S: type, comptime n: comptime_int, p: [*]const S) @
     return raw;
 }
 
-pub inline fn storeN(comptime S: type, comptime n: comptime_int, p: [*]S, v: @Vector(n, Arithmetic(S))) void {
+pub inline fn storeN(
+    comptime S: type,
+    comptime n: comptime_int,
+    p: [*]S,
+    v: @Vector(n, Arithmetic(S)),
+) void {
     if (S == u16) {
         const bits: @Vector(n, u32) = @bitCast(v);
         const one: @Vector(n, u32) = @splat(1);
-        const rounded = (bits +% @as(@Vector(n, u32), @splat(0x7fff)) +% ((bits >> @splat(16)) & one)) >> @splat(16);
+        const half: @Vector(n, u32) = @splat(0x7fff);
+        const rounded = (bits +% half +% ((bits >> @splat(16)) & one)) >> @splat(16);
         const quiet = (bits >> @splat(16)) | @as(@Vector(n, u32), @splat(0x0040));
         const kept = @select(u32, v == v, rounded, quiet);
         const out: @Vector(n, u16) = @truncate(kept);
@@ -115,7 +125,14 @@ pub fn dot(comptime S: type, x: [*]const S, y: [*]const S, count: usize) Arithme
 }
 
 /// y ← y + a·x, element by element.
-pub fn axpy(comptime S: type, comptime T: type, a: Arithmetic(T), x: [*]const S, y: [*]T, count: usize) void {
+pub fn axpy(
+    comptime S: type,
+    comptime T: type,
+    a: Arithmetic(T),
+    x: [*]const S,
+    y: [*]T,
+    count: usize,
+) void {
     const A = Arithmetic(T);
     const n = lanes(A);
     const av: Vec(A) = @splat(a);

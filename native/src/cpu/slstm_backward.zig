@@ -233,7 +233,10 @@ fn Backward(comptime S: type, comptime function: u32) type {
             const first = block * lanes;
             const count = if (whole) lanes else a.width - first;
             const saved_tensor: [*]const A = @ptrCast(@alignCast(a.saved));
-            const planes = saved_tensor + rows.group.token(row, t) * args.saved_planes * a.width + first;
+            const planes = saved_tensor + rows.group.token(
+                row,
+                t,
+            ) * args.saved_planes * a.width + first;
             const at = row * self.layout.padded + first;
             const past = before(rows, whole, block, row, t);
             simd.store(A, rows.before + slot * self.layout.padded + first, past.y);
@@ -297,7 +300,10 @@ fn Backward(comptime S: type, comptime function: u32) type {
                 };
             }
             const saved: [*]const A = @ptrCast(@alignCast(a.saved));
-            const planes = saved + rows.group.token(row, t - 1) * args.saved_planes * a.width + first;
+            const planes = saved + rows.group.token(
+                row,
+                t - 1,
+            ) * args.saved_planes * a.width + first;
             const c_past = get(A, whole, planes, count, 0);
             const n_past = get(A, whole, planes + a.width, count, 1);
             const o_past = get(A, whole, planes + 4 * a.width, count, 0);

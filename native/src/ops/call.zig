@@ -45,10 +45,16 @@ pub const Call = struct {
         return status.fail(.unsupported, "{s}: " ++ format, .{call.name} ++ values);
     }
 
+    pub fn missing(call: *Call, comptime format: []const u8, values: anytype) error{Failed} {
+        return status.fail(.library_missing, "{s}: " ++ format, .{call.name} ++ values);
+    }
+
     /// The tensor as it is, any strides.
     pub fn view(call: *Call, comptime what: []const u8, handle: i32) Error!Tensor {
         return call.context.get(handle) catch return call.invalid(what ++
-            " is not a live tensor (handle {d}): it was disposed of or its scope has ended", .{handle});
+            " is not a live tensor (handle {d}): it was disposed of or its scope has ended", .{
+            handle,
+        });
     }
 
     pub fn optionalView(call: *Call, comptime what: []const u8, handle: i32) Error!?Tensor {
@@ -65,7 +71,12 @@ pub const Call = struct {
         return call.converted(try call.view(what, handle), dtype);
     }
 
-    pub fn optionalAs(call: *Call, comptime what: []const u8, handle: i32, dtype: DType) Error!?Tensor {
+    pub fn optionalAs(
+        call: *Call,
+        comptime what: []const u8,
+        handle: i32,
+        dtype: DType,
+    ) Error!?Tensor {
         return if (handle == 0) null else try call.inputAs(what, handle, dtype);
     }
 
@@ -100,7 +111,12 @@ pub const Call = struct {
         return call.output(tensor.dtype, tensor.dims());
     }
 
-    pub fn optionalOutput(call: *Call, wanted: bool, dtype: DType, shape: []const usize) Error!?Tensor {
+    pub fn optionalOutput(
+        call: *Call,
+        wanted: bool,
+        dtype: DType,
+        shape: []const usize,
+    ) Error!?Tensor {
         return if (wanted) try call.output(dtype, shape) else null;
     }
 
@@ -132,19 +148,38 @@ pub const Call = struct {
             call.context.retain(call.outputs[i].block); // `end` releases it once more.
             call.context.dispose(scratch.block.outputs[i].handle);
         };
-        while (done < call.output_count) : (done += 1) try call.context.emit(done, call.outputs[done]);
+        while (done < call.output_count) : (done += 1) try call.context.emit(
+            done,
+            call.outputs[done],
+        );
         scratch.block.output_count = @intCast(done);
         call.output_count = 0;
     }
 
-    pub fn expectShape(call: *Call, comptime what: []const u8, tensor: Tensor, shape: []const usize) Error!void {
+    pub fn expectShape(
+        call: *Call,
+        comptime what: []const u8,
+        tensor: Tensor,
+        shape: []const usize,
+    ) Error!void {
         if (std.mem.eql(usize, tensor.dims(), shape)) return;
-        return call.invalid(what ++ " has shape {f}, expected {f}", .{ show(tensor.dims()), show(shape) });
+        return call.invalid(
+            what ++ " has shape {f}, expected {f}",
+            .{ show(tensor.dims()), show(shape) },
+        );
     }
 
-    pub fn expectRank(call: *Call, comptime what: []const u8, tensor: Tensor, rank: usize) Error!void {
+    pub fn expectRank(
+        call: *Call,
+        comptime what: []const u8,
+        tensor: Tensor,
+        rank: usize,
+    ) Error!void {
         if (tensor.rank == rank) return;
-        return call.invalid(what ++ " has shape {f}, expected {d} dims", .{ show(tensor.dims()), rank });
+        return call.invalid(
+            what ++ " has shape {f}, expected {d} dims",
+            .{ show(tensor.dims()), rank },
+        );
     }
 
     pub fn expectFloat(call: *Call, comptime what: []const u8, tensor: Tensor) Error!void {
@@ -152,7 +187,12 @@ pub const Call = struct {
         return call.invalid(what ++ " is {t}, expected f32, bf16 or f64", .{tensor.dtype});
     }
 
-    pub fn expectDType(call: *Call, comptime what: []const u8, tensor: Tensor, dtype: DType) Error!void {
+    pub fn expectDType(
+        call: *Call,
+        comptime what: []const u8,
+        tensor: Tensor,
+        dtype: DType,
+    ) Error!void {
         if (tensor.dtype == dtype) return;
         return call.invalid(what ++ " is {t}, expected {t}", .{ tensor.dtype, dtype });
     }

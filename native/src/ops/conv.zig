@@ -118,7 +118,15 @@ pub fn backward(context: *Context, silu: i32) Error!void {
 }
 
 /// One token: x [rows, C]; state [slots, K − 1, C] in place.
-pub fn step(context: *Context, x_: i32, weight_: i32, bias_: i32, slots_: i32, state_: i32, silu: i32) Error!void {
+pub fn step(
+    context: *Context,
+    x_: i32,
+    weight_: i32,
+    bias_: i32,
+    slots_: i32,
+    state_: i32,
+    silu: i32,
+) Error!void {
     var call = Call.begin(context, "causalConvStep");
     defer call.end();
     const rows = try strided(&call, try call.view("x", x_));
@@ -192,7 +200,13 @@ pub fn headwise(context: *Context, x_: i32, weight_: i32, bias_: i32) Error!void
 }
 
 /// Outputs: dx, dweight, dbias (empty without a bias).
-pub fn headwiseBackward(context: *Context, dy_: i32, x_: i32, weight_: i32, has_bias: i32) Error!void {
+pub fn headwiseBackward(
+    context: *Context,
+    dy_: i32,
+    x_: i32,
+    weight_: i32,
+    has_bias: i32,
+) Error!void {
     var call = Call.begin(context, "headwiseLinearBackward");
     defer call.end();
     const rows = try strided(&call, try call.view("x", x_));

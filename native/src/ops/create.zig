@@ -53,7 +53,13 @@ pub fn arange(context: *Context, count: i32, dtype: i32, start: f64, step: f64) 
 }
 
 /// Copies `bytes` bytes from JavaScript memory into a new tensor; shape in scratch ints.
-pub fn fromBytes(context: *Context, rank: i32, dtype_raw: i32, source: ?*const anyopaque, bytes: u64) Error!void {
+pub fn fromBytes(
+    context: *Context,
+    rank: i32,
+    dtype_raw: i32,
+    source: ?*const anyopaque,
+    bytes: u64,
+) Error!void {
     var call = Call.begin(context, "tensor");
     defer call.end();
     const shape = try op.scratchShape(&call, rank, 0);
@@ -73,7 +79,13 @@ pub fn fromBytes(context: *Context, rank: i32, dtype_raw: i32, source: ?*const a
 }
 
 /// Copies bytes [offset, offset + bytes) of the row-major tensor into JavaScript memory.
-pub fn toBytes(context: *Context, handle: i32, target: ?*anyopaque, offset: u64, bytes: u64) Error!void {
+pub fn toBytes(
+    context: *Context,
+    handle: i32,
+    target: ?*anyopaque,
+    offset: u64,
+    bytes: u64,
+) Error!void {
     var call = Call.begin(context, "data");
     defer call.end();
     const x = try call.input("x", handle);
@@ -89,12 +101,21 @@ pub fn toBytes(context: *Context, handle: i32, target: ?*anyopaque, offset: u64,
 }
 
 /// Writes bytes into the row-major tensor in place.
-pub fn writeBytes(context: *Context, handle: i32, source: ?*const anyopaque, offset: u64, bytes: u64) Error!void {
+pub fn writeBytes(
+    context: *Context,
+    handle: i32,
+    source: ?*const anyopaque,
+    offset: u64,
+    bytes: u64,
+) Error!void {
     var call = Call.begin(context, "write");
     defer call.end();
     const x = try call.view("x", handle);
     const total = x.count() * x.dtype.size();
-    if (!x.isContiguous()) return call.invalid("the tensor is a strided view; write to its base", .{});
+    if (!x.isContiguous()) return call.invalid(
+        "the tensor is a strided view; write to its base",
+        .{},
+    );
     if (offset > total or bytes > total - offset) return call.invalid(
         "bytes {d} to {d} of a tensor of {d} bytes",
         .{ offset, offset + bytes, total },

@@ -66,7 +66,13 @@ pub fn unary(context: *Context, handle: i32, code: i32, parameter: f64) Error!vo
 }
 
 /// `saved` is x, y or 0, by `Unary.saved`.
-pub fn unaryBackward(context: *Context, dy_: i32, saved_: i32, code: i32, parameter: f64) Error!void {
+pub fn unaryBackward(
+    context: *Context,
+    dy_: i32,
+    saved_: i32,
+    code: i32,
+    parameter: f64,
+) Error!void {
     var call = Call.begin(context, "unaryBackward");
     defer call.end();
     const which = try kind(&call, kinds.Unary, code);
@@ -98,7 +104,10 @@ pub fn binary(context: *Context, a_: i32, b_: i32, code: i32) Error!void {
     var b = try call.view("b", b_);
     try call.expectFloat("a", a);
     try call.expectFloat("b", b);
-    if (a.dtype != b.dtype) return call.invalid("a is {t} and b is {t}; cast one of them", .{ a.dtype, b.dtype });
+    if (a.dtype != b.dtype) return call.invalid(
+        "a is {t} and b is {t}; cast one of them",
+        .{ a.dtype, b.dtype },
+    );
     var shape: [tensors.max_rank]usize = undefined;
     const rank = try broadcastShape(&call, a, b, &shape);
     a = view.broadcast(a, shape[0..rank]).?;
@@ -172,8 +181,17 @@ pub fn reduce(context: *Context, handle: i32, code: i32, count: i32, keep: i32) 
     const x = try call.view("x", handle);
     try call.expectFloat("x", x);
     var over: [tensors.max_rank]bool = @splat(count == 0);
-    if (count < 0 or count > x.rank) return call.invalid("{d} dims of shape {f}", .{ count, op.show(x.dims()) });
-    for (scratch.block.ints[0..@intCast(count)]) |raw| over[try op.resolveDim(&call, raw, x.rank)] = true;
+    if (count < 0 or count > x.rank) return call.invalid(
+        "{d} dims of shape {f}",
+        .{ count, op.show(x.dims()) },
+    );
+    for (scratch.block.ints[0..@intCast(count)]) |raw| over[
+        try op.resolveDim(
+            &call,
+            raw,
+            x.rank,
+        )
+    ] = true;
     const y = try call.output(x.dtype, reducedShape(x, over, keep != 0).slice());
     try reduceInto(&call, x, over, which, y);
     try call.commit();
@@ -201,7 +219,13 @@ fn reducedShape(x: Tensor, over: [tensors.max_rank]bool, keep: bool) Sizes {
     return sizes;
 }
 
-fn reduceInto(call: *Call, x: Tensor, over: [tensors.max_rank]bool, which: kinds.Reduction, y: Tensor) Error!void {
+fn reduceInto(
+    call: *Call,
+    x: Tensor,
+    over: [tensors.max_rank]bool,
+    which: kinds.Reduction,
+    y: Tensor,
+) Error!void {
     if (y.count() == 0) return;
     var a: args.Args("reduce") = .{
         .x = x.data(),
@@ -236,7 +260,10 @@ pub fn sumTo(context: *Context, handle: i32, rank: i32) Error!void {
     const shape = try op.scratchShape(&call, rank, 0);
     const x = try call.view("x", handle);
     try call.expectFloat("x", x);
-    if (shape.len > x.rank) return call.invalid("shape {f} has more dims than {f}", .{ op.show(shape), op.show(x.dims()) });
+    if (shape.len > x.rank) return call.invalid(
+        "shape {f} has more dims than {f}",
+        .{ op.show(shape), op.show(x.dims()) },
+    );
     var over: [tensors.max_rank]bool = @splat(false);
     const lead = x.rank - shape.len;
     for (x.dims(), 0..) |size, i| {
@@ -280,7 +307,13 @@ pub fn gatedActivation(context: *Context, gate_: i32, up_: i32, code: i32) Error
     try call.commit();
 }
 
-pub fn gatedActivationBackward(context: *Context, dy_: i32, gate_: i32, up_: i32, code: i32) Error!void {
+pub fn gatedActivationBackward(
+    context: *Context,
+    dy_: i32,
+    gate_: i32,
+    up_: i32,
+    code: i32,
+) Error!void {
     var call = Call.begin(context, "gatedActivationBackward");
     defer call.end();
     const which = try kind(&call, kinds.Unary, code);
@@ -321,7 +354,12 @@ pub fn rowsOf(call: *Call, given: Tensor) Error!Rows {
         stride = tensor.strides[i - 1];
         break;
     };
-    return .{ .tensor = tensor, .rows = if (width == 0) 0 else tensor.count() / width, .width = width, .stride = stride };
+    return .{
+        .tensor = tensor,
+        .rows = if (width == 0) 0 else tensor.count() / width,
+        .width = width,
+        .stride = stride,
+    };
 }
 
 fn evenRows(tensor: Tensor) bool {
@@ -339,7 +377,8 @@ fn evenRows(tensor: Tensor) bool {
     return true;
 }
 
-/// Sums of squares of `count` tensors whose handles are in scratch ints: an f64 tensor [count + 1, 2]
+/// Sums of squares of `count` tensors whose handles are in scratch ints: an f64 tensor [count + 1,
+/// 2]
 /// of (Σx², non-finite elements) per tensor, and the totals in the last row.
 pub fn globalSumSquares(context: *Context, count: i32) Error!void {
     var call = Call.begin(context, "globalSumSquares");
@@ -353,7 +392,10 @@ pub fn globalSumSquares(context: *Context, count: i32) Error!void {
     for (scratch.block.ints[0..n], 0..) |handle, i| {
         const x = try call.view("a tensor", handle);
         try call.expectDType("a tensor", x, first.dtype);
-        if (!x.isContiguous()) return call.invalid("tensor {d} is a strided view; copy it first", .{i});
+        if (!x.isContiguous()) return call.invalid(
+            "tensor {d} is a strided view; copy it first",
+            .{i},
+        );
         addresses[i] = x.data();
         counts[i] = x.count();
     }

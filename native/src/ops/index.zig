@@ -35,8 +35,14 @@ pub fn checkRange(
         .high = &high,
         .count = ids.count(),
     });
-    if (low < 0) return call.invalid(what ++ " contains {d}, expected 0 to {d}", .{ low, limit -| 1 });
-    if (high >= limit) return call.invalid(what ++ " contains {d}, expected 0 to {d}", .{ high, limit -| 1 });
+    if (low < 0) return call.invalid(
+        what ++ " contains {d}, expected 0 to {d}",
+        .{ low, limit -| 1 },
+    );
+    if (high >= limit) return call.invalid(
+        what ++ " contains {d}, expected 0 to {d}",
+        .{ high, limit -| 1 },
+    );
 }
 
 /// table [V, D], ids i32 [..] → [.., D] in `dtype`.

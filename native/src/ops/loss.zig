@@ -14,8 +14,14 @@ const Options = struct { soft_cap: f64, smoothing: f64, z_loss: f64, grad_scale:
 
 fn options(call: *Call) Error!Options {
     const f = &scratch.block.floats;
-    if (!(f[0] >= 0)) return call.invalid("soft cap {d}: expected a positive number, or null for off", .{f[0]});
-    if (!(f[1] >= 0 and f[1] < 1)) return call.invalid("label smoothing {d} is not in [0, 1)", .{f[1]});
+    if (!(f[0] >= 0)) return call.invalid(
+        "soft cap {d}: expected a positive number, or null for off",
+        .{f[0]},
+    );
+    if (!(f[1] >= 0 and f[1] < 1)) return call.invalid(
+        "label smoothing {d} is not in [0, 1)",
+        .{f[1]},
+    );
     if (!(f[2] >= 0)) return call.invalid("z-loss factor {d} is negative", .{f[2]});
     return .{ .soft_cap = f[0], .smoothing = f[1], .z_loss = f[2], .grad_scale = f[3] };
 }

@@ -102,7 +102,8 @@ pub fn matmul(
     if (a.rank == 1 and b.rank == 2) a = asRow(a);
     try expectOperand(&call, "a", a);
     try expectOperand(&call, "b", b);
-    const wider = if (a.dtype == .f64 or b.dtype == .f64) DType.f64 else if (a.dtype == .f32) a.dtype else b.dtype;
+    const narrow = if (a.dtype == .f32) a.dtype else b.dtype;
+    const wider = if (a.dtype == .f64 or b.dtype == .f64) DType.f64 else narrow;
     const dtype = if (dtype_raw < 0) wider else try create.dtypeOf(&call, dtype_raw);
     const A = try arithmeticOf(&call, a, b, dtype);
     // Rows of a contiguous-enough left operand join the batch when the right one is a plain matrix.
@@ -150,7 +151,7 @@ fn foldRows(a: Tensor) ?Tensor {
     if (!uniform(a, a.rank - 1, &stride)) return null;
     var y = a;
     y.rank = 2;
-    y.shape[0] = if (a.back(0) == 0) tensors.countOf(a.dims()[0 .. a.rank - 1]) else a.count() / a.back(0);
+    y.shape[0] = tensors.countOf(a.dims()[0 .. a.rank - 1]);
     y.strides[0] = stride;
     y.shape[1] = a.back(0);
     y.strides[1] = a.strides[a.rank - 1];
@@ -182,7 +183,14 @@ fn arithmeticOf(call: *Call, a: Tensor, b: Tensor, result: DType) Error!DType {
     return .f32;
 }
 
-fn product(a: Matrix, b: Matrix, c: *anyopaque, dtype: DType, bias: ?Tensor, accumulate: bool) args.Args("matmul") {
+fn product(
+    a: Matrix,
+    b: Matrix,
+    c: *anyopaque,
+    dtype: DType,
+    bias: ?Tensor,
+    accumulate: bool,
+) args.Args("matmul") {
     return .{
         .a = a.tensor.data(),
         .b = b.tensor.data(),

@@ -127,7 +127,8 @@ fn checkState(call: *Call, c: ?Tensor, n: ?Tensor, m: ?Tensor, s: Sizes, o: Opti
     if (c) |t| try call.expectShape("c", t, &.{ s.batch, s.heads, s.qk, s.v });
     if (n) |t| try call.expectShape("n", t, &.{ s.batch, s.heads, s.qk });
     if (m) |t| try call.expectShape("m", t, &.{ s.batch, s.heads });
-    if (n != null and !o.normalize) return call.invalid("n is given, but there is no normaliser", .{});
+    if (n != null and !o.normalize)
+        return call.invalid("n is given, but there is no normaliser", .{});
 }
 
 /// Handles in scratch ints (see `inputs`), options in scratch. Outputs: h, sigma, m, and the last
@@ -180,7 +181,8 @@ pub fn forward(context: *Context) Error!void {
     try call.commit();
 }
 
-/// Handles in scratch ints: the ten of `inputs`, then h, sigma, dh, dc, dn. Outputs: dq, dk, dv, di,
+/// Handles in scratch ints: the ten of `inputs`, then h, sigma, dh, dc, dn. Outputs: dq, dk, dv,
+/// di,
 /// df, dc0, dn0.
 pub fn backward(context: *Context) Error!void {
     var call = Call.begin(context, "mlstmBackward");
@@ -276,10 +278,16 @@ pub fn step(context: *Context) Error!void {
     const c = try slstm.slotted(&call, list[6], list[5], rows, A);
     const slots = c.state.shape[0];
     try call.expectShape("c", c.state, &.{ slots, heads, q.shape[2], v.shape[2] });
-    const n: ?Tensor = if (o.normalize) (try slstm.slotted(&call, list[7], list[5], rows, A)).state else null;
+    const n: ?Tensor = if (o.normalize)
+        (try slstm.slotted(&call, list[7], list[5], rows, A)).state
+    else
+        null;
     if (n) |t| try call.expectShape("n", t, &.{ slots, heads, q.shape[2] });
     const exp = o.input_gate == kinds.input_gate.exp;
-    const m: ?Tensor = if (exp) (try slstm.slotted(&call, list[8], list[5], rows, A)).state else null;
+    const m: ?Tensor = if (exp)
+        (try slstm.slotted(&call, list[8], list[5], rows, A)).state
+    else
+        null;
     if (m) |t| try call.expectShape("m", t, &.{ slots, heads });
     const h = try call.output(q.dtype, v.dims());
     if (h.count() > 0) try call.run("mlstmStep", q.dtype, .{

@@ -23,7 +23,13 @@ fn layout(call: *Call, x: Tensor, groups: i32) Error!Layout {
     return .{ .rows = x.count() / last, .groups = n, .width = last / n };
 }
 
-fn scaleOf(call: *Call, comptime what: []const u8, handle: i32, x: Tensor, l: Layout) Error!?Tensor {
+fn scaleOf(
+    call: *Call,
+    comptime what: []const u8,
+    handle: i32,
+    x: Tensor,
+    l: Layout,
+) Error!?Tensor {
     const tensor = try call.optionalAs(what, handle, op.arithmetic(x.dtype)) orelse return null;
     if (tensor.count() != l.groups * l.width) return call.invalid(
         what ++ " has shape {f}, expected {d} elements for x of shape {f}",
@@ -169,7 +175,8 @@ pub fn headNormGate(
     try call.commit();
 }
 
-/// Outputs: dh, do, dscale, dbias. The handles dy, h, o, scale, bias, mean, rstd are in scratch ints.
+/// Outputs: dh, do, dscale, dbias. The handles dy, h, o, scale, bias, mean, rstd are in scratch
+/// ints.
 pub fn headNormGateBackward(
     context: *Context,
     groups: i32,
@@ -230,9 +237,17 @@ pub fn softmax(context: *Context, x_: i32, logarithm: i32) Error!void {
     const y = try call.outputLike(x);
     if (l.rows > 0) {
         if (logarithm != 0)
-            try call.run("logSoftmaxForward", x.dtype, .{ .x = x.data(), .y = y.data(), .rows = l.rows, .width = l.width })
+            try call.run(
+                "logSoftmaxForward",
+                x.dtype,
+                .{ .x = x.data(), .y = y.data(), .rows = l.rows, .width = l.width },
+            )
         else
-            try call.run("softmaxForward", x.dtype, .{ .x = x.data(), .y = y.data(), .rows = l.rows, .width = l.width });
+            try call.run(
+                "softmaxForward",
+                x.dtype,
+                .{ .x = x.data(), .y = y.data(), .rows = l.rows, .width = l.width },
+            );
     }
     try call.commit();
 }
@@ -253,7 +268,11 @@ pub fn softmaxBackward(context: *Context, dy_: i32, y_: i32, logarithm: i32) Err
         .width = l.width,
     };
     if (l.rows > 0) {
-        if (logarithm != 0) try call.run("logSoftmaxBackward", y.dtype, a) else try call.run("softmaxBackward", y.dtype, a);
+        if (logarithm != 0) try call.run(
+            "logSoftmaxBackward",
+            y.dtype,
+            a,
+        ) else try call.run("softmaxBackward", y.dtype, a);
     }
     try call.commit();
 }

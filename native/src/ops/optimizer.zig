@@ -32,7 +32,10 @@ pub fn step(
     const gradient = try call.input("gradient", gradient_);
     try call.expectShape("gradient", gradient, parameter.dims());
     if (op.arithmetic(gradient.dtype) != parameter.dtype)
-        return call.invalid("a {t} gradient for a {t} parameter", .{ gradient.dtype, parameter.dtype });
+        return call.invalid(
+            "a {t} gradient for a {t} parameter",
+            .{ gradient.dtype, parameter.dtype },
+        );
     var moments: [3]?Tensor = .{ null, null, null };
     for (&moments, [3]i32{ first_, second_, third_ }, 0..) |*moment, handle, i| {
         if (i >= rule.moments()) continue;
@@ -82,7 +85,10 @@ pub fn clipFactor(context: *Context, sums_: i32, max_norm: f64) Error!void {
     const sums = try call.input("sums", sums_);
     try call.expectDType("sums", sums, .f64);
     if (sums.rank != 2 or sums.shape[1] != 2 or sums.shape[0] < 1)
-        return call.invalid("sums have shape {f}, expected [tensors + 1, 2]", .{op.show(sums.dims())});
+        return call.invalid(
+            "sums have shape {f}, expected [tensors + 1, 2]",
+            .{op.show(sums.dims())},
+        );
     if (!(max_norm >= 0)) return call.invalid("a largest norm of {d}", .{max_norm});
     const norm = try call.output(.f64, &.{});
     const factor = try call.output(.f64, &.{});

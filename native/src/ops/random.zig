@@ -10,7 +10,15 @@ const Error = op.Error;
 
 /// Scratch floats 0 and 1: scale and offset. Kinds: 0 uniform in [offset, offset + scale), 1 normal
 /// and 2 truncated normal with std scale and mean offset, 3 raw words (i32).
-fn fill(call: *Call, kind: i32, y: Tensor, key_low: u32, key_high: u32, first: u64, values: [2]f64) Error!void {
+fn fill(
+    call: *Call,
+    kind: i32,
+    y: Tensor,
+    key_low: u32,
+    key_high: u32,
+    first: u64,
+    values: [2]f64,
+) Error!void {
     if (y.count() == 0) return;
     const scale = values[0];
     const offset = values[1];
@@ -56,7 +64,14 @@ fn fill(call: *Call, kind: i32, y: Tensor, key_low: u32, key_high: u32, first: u
     }
 }
 
-pub fn random(context: *Context, kind: i32, rank: i32, dtype: i32, key_low: u32, key_high: u32) Error!void {
+pub fn random(
+    context: *Context,
+    kind: i32,
+    rank: i32,
+    dtype: i32,
+    key_low: u32,
+    key_high: u32,
+) Error!void {
     var call = Call.begin(context, "random");
     defer call.end();
     const values = scratch.block.floats[0..2].*;
@@ -67,7 +82,14 @@ pub fn random(context: *Context, kind: i32, rank: i32, dtype: i32, key_low: u32,
 }
 
 /// In place; y[0] is global element `first`.
-pub fn randomInto(context: *Context, kind: i32, y_: i32, key_low: u32, key_high: u32, first: u64) Error!void {
+pub fn randomInto(
+    context: *Context,
+    kind: i32,
+    y_: i32,
+    key_low: u32,
+    key_high: u32,
+    first: u64,
+) Error!void {
     var call = Call.begin(context, "random");
     defer call.end();
     const y = try call.view("y", y_);
@@ -89,7 +111,10 @@ pub fn dropout(
     defer call.end();
     const x = try call.input("x", x_);
     try call.expectFloat("x", x);
-    if (!(keep > 0 and keep <= 1)) return call.invalid("a rate of {d} is not in [0, 1)", .{1 - keep});
+    if (!(keep > 0 and keep <= 1)) return call.invalid(
+        "a rate of {d} is not in [0, 1)",
+        .{1 - keep},
+    );
     if (x.rank < 1) return call.invalid("x is a scalar", .{});
     const y = try call.outputLike(x);
     const samples = if (x.rank > 1) x.shape[0] else 1;
@@ -118,7 +143,10 @@ pub fn sample(context: *Context, logits_: i32, settings_: i32, draws_: i32) Erro
     try call.expectFloat("logits", logits);
     try call.expectRank("logits", logits, 2);
     const rows = logits.shape[0];
-    if (logits.shape[1] == 0) return call.invalid("logits have shape {f}", .{op.show(logits.dims())});
+    if (logits.shape[1] == 0) return call.invalid(
+        "logits have shape {f}",
+        .{op.show(logits.dims())},
+    );
     const settings = try call.inputAs("settings", settings_, .f64);
     try call.expectShape("settings", settings, &.{ rows, 4 });
     const draws = try call.input("draws", draws_);

@@ -18,7 +18,12 @@ fn sizesOf(call: *Call, wx: Tensor) Error!Sizes {
         "wx has shape {f}, expected [B, T, 4, heads, width] without empty dims",
         .{op.show(wx.dims())},
     );
-    return .{ .batch = wx.shape[0], .length = wx.shape[1], .heads = wx.shape[3], .width = wx.shape[4] };
+    return .{
+        .batch = wx.shape[0],
+        .length = wx.shape[1],
+        .heads = wx.shape[3],
+        .width = wx.shape[4],
+    };
 }
 
 const Weights = struct { r: Tensor, b: Tensor };
@@ -35,7 +40,11 @@ pub const Rows = struct { borders: ?Tensor, lengths: ?Tensor };
 
 /// Document borders u8 [B, T] and lengths i32 [B] of right-padded rows.
 pub fn rowsOf(call: *Call, borders_: i32, lengths_: i32, batch: usize, length: usize) Error!Rows {
-    const borders: ?Tensor = if (borders_ == 0) null else try call.inputAs("borders", borders_, .u8);
+    const borders: ?Tensor = if (borders_ == 0) null else try call.inputAs(
+        "borders",
+        borders_,
+        .u8,
+    );
     if (borders) |t| try call.expectShape("borders", t, &.{ batch, length });
     const lengths: ?Tensor = if (lengths_ == 0) null else try call.input("lengths", lengths_);
     if (lengths) |t| {
@@ -73,7 +82,10 @@ pub fn forward(
     const w = try weights(&call, r_, b_, A, s);
     const initial = try state(&call, "initial", initial_, A, s);
     const rows = try rowsOf(&call, borders_, lengths_, s.batch, s.length);
-    if (function != 0 and function != 1) return call.invalid("function {d} is not 0 or 1", .{function});
+    if (function != 0 and function != 1) return call.invalid(
+        "function {d} is not 0 or 1",
+        .{function},
+    );
     const y = try call.output(wx.dtype, &.{ s.batch, s.length, s.heads, s.width });
     const last = try call.output(A, &.{ s.batch, 4, s.heads, s.width });
     const kept: usize = if (save != 0) s.length else 0;
@@ -108,7 +120,12 @@ pub fn backward(context: *Context, function: i32) Error!void {
     const dy = try call.input("dy", ints[0]);
     try call.expectFloat("dy", dy);
     try call.expectRank("dy", dy, 4);
-    const s: Sizes = .{ .batch = dy.shape[0], .length = dy.shape[1], .heads = dy.shape[2], .width = dy.shape[3] };
+    const s: Sizes = .{
+        .batch = dy.shape[0],
+        .length = dy.shape[1],
+        .heads = dy.shape[2],
+        .width = dy.shape[3],
+    };
     const A = op.arithmetic(dy.dtype);
     const dlast = try state(&call, "dlast", ints[1], A, s);
     const r = try call.inputAs("r", ints[2], A);
@@ -146,7 +163,15 @@ pub fn backward(context: *Context, function: i32) Error!void {
 }
 
 /// One token: wx [rows, 4, NH, DH]; state [slots, 4, NH, DH] in place; slots i32 [rows] or 0.
-pub fn step(context: *Context, wx_: i32, r_: i32, b_: i32, slots_: i32, state_: i32, function: i32) Error!void {
+pub fn step(
+    context: *Context,
+    wx_: i32,
+    r_: i32,
+    b_: i32,
+    slots_: i32,
+    state_: i32,
+    function: i32,
+) Error!void {
     var call = Call.begin(context, "slstmStep");
     defer call.end();
     const wx = try call.input("wx", wx_);
@@ -155,7 +180,12 @@ pub fn step(context: *Context, wx_: i32, r_: i32, b_: i32, slots_: i32, state_: 
         "wx has shape {f}, expected [rows, 4, heads, width]",
         .{op.show(wx.dims())},
     );
-    const s: Sizes = .{ .batch = wx.shape[0], .length = 1, .heads = wx.shape[2], .width = wx.shape[3] };
+    const s: Sizes = .{
+        .batch = wx.shape[0],
+        .length = 1,
+        .heads = wx.shape[2],
+        .width = wx.shape[3],
+    };
     const A = op.arithmetic(wx.dtype);
     const w = try weights(&call, r_, b_, A, s);
     const held = try slotted(&call, state_, slots_, s.batch, A);

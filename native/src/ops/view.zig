@@ -60,7 +60,14 @@ pub fn permute(context: *Context, handle: i32, rank: i32) Error!void {
 }
 
 /// Elements start, start + step, … below end of one dim.
-pub fn slice(context: *Context, handle: i32, dim_raw: i32, start: i32, end: i32, step: i32) Error!void {
+pub fn slice(
+    context: *Context,
+    handle: i32,
+    dim_raw: i32,
+    start: i32,
+    end: i32,
+    step: i32,
+) Error!void {
     var call = Call.begin(context, "slice");
     defer call.end();
     var x = try call.view("x", handle);
@@ -125,7 +132,9 @@ pub fn concat(context: *Context, count: i32, dim_raw: i32) Error!void {
         try call.expectDType("a tensor", x, first.dtype);
         var expected = x.shape;
         expected[dim] = first.shape[dim];
-        if (x.rank != first.rank or !std.mem.eql(usize, expected[0..x.rank], first.dims())) return call.invalid(
+        const fits = x.rank == first.rank and
+            std.mem.eql(usize, expected[0..x.rank], first.dims());
+        if (!fits) return call.invalid(
             "shapes {f} and {f} differ outside of dim {d}",
             .{ op.show(first.dims()), op.show(x.dims()), dim },
         );
@@ -160,7 +169,8 @@ pub fn copy(context: *Context, handle: i32, dtype_raw: i32) Error!void {
     var call = Call.begin(context, "copy");
     defer call.end();
     const x = try call.view("x", handle);
-    const dtype = if (dtype_raw < 0) x.dtype else try @import("create.zig").dtypeOf(&call, dtype_raw);
+    const create = @import("create.zig");
+    const dtype = if (dtype_raw < 0) x.dtype else try create.dtypeOf(&call, dtype_raw);
     const y = try call.output(dtype, x.dims());
     if (x.count() > 0) try op.copyInto(context, x, y);
     try call.commit();

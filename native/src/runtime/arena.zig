@@ -1,4 +1,5 @@
-//! Caching allocator of tensor memory. Blocks are rounded up to a size class (four per octave, so at
+//! Caching allocator of tensor memory. Blocks are rounded up to a size class (four per octave, so
+//! at
 //! most a quarter is wasted), handed back to a free list of their class and reused; `trim` returns
 //! what is cached to the system. Large blocks come straight from the kernel, with huge pages.
 //! Used from one thread only.
@@ -84,7 +85,11 @@ const huge = 2 << 20;
 
 fn map(bytes: usize) error{OutOfMemory}![*]align(alignment) u8 {
     if (bytes < huge) {
-        const block = std.heap.c_allocator.alignedAlloc(u8, .@"64", bytes) catch return error.OutOfMemory;
+        const block = std.heap.c_allocator.alignedAlloc(
+            u8,
+            .@"64",
+            bytes,
+        ) catch return error.OutOfMemory;
         return block.ptr;
     }
     const block = std.posix.mmap(

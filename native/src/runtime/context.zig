@@ -4,6 +4,7 @@
 const std = @import("std");
 const Pool = @import("pool.zig").Pool;
 const Arena = @import("arena.zig").Arena;
+const Blas = @import("blas.zig").Blas;
 const level = @import("level.zig");
 const tensors = @import("tensor.zig");
 const Tensor = tensors.Tensor;
@@ -22,6 +23,8 @@ pub const Context = struct {
     level: level.Level,
     kernels: *const args.Table,
     calls: u64 = 0,
+    /// Multiplies plain f32 matrices instead of the in-tree product when somebody asked for it.
+    blas: ?Blas = null,
 
     pub fn get(context: *Context, handle: i32) status.Error!Tensor {
         return (try context.table.get(handle)).*;
@@ -31,7 +34,11 @@ pub const Context = struct {
     pub fn create(context: *Context, dtype: DType, shape: []const usize) status.Error!Tensor {
         context.collect();
         const bytes = tensors.countOf(shape) * dtype.size();
-        const memory = context.arena.alloc(bytes) catch return context.exhausted(bytes, dtype, shape);
+        const memory = context.arena.alloc(bytes) catch return context.exhausted(
+            bytes,
+            dtype,
+            shape,
+        );
         errdefer context.arena.release(memory);
         const block = try context.gpa.create(Block);
         block.* = .{ .bytes = memory, .references = 1, .device = .cpu };
@@ -93,25 +100,40 @@ pub const Context = struct {
         dtype: DType,
         arguments: *const args.Args(name),
     ) status.Error!void {
+        const unavailable = "{s}: not available for {t} tensors";
         const column: usize = switch (dtype) {
             .f32 => 0,
             .f64 => 1,
             .bf16 => 2,
-            else => return status.fail(.unsupported, "{s}: not available for {t} tensors", .{ name, dtype }),
+            else => return status.fail(.unsupported, unavailable, .{ name, dtype }),
         };
-        const entry = context.kernels.entries[comptime args.indexOf(name) * args.columns.len..][column] orelse
-            return status.fail(.unsupported, "{s}: not available for {t} tensors", .{ name, dtype });
+        // float64 kernels exist at one level (build.zig): they serve references, not speed.
+        const table = if (dtype == .f64) level.table(.plain) else context.kernels;
+        const entry = table.entries[comptime args.indexOf(name) * args.columns.len..][column] orelse
+            return status.fail(.unsupported, unavailable, .{ name, dtype });
         context.calls += 1;
+        if (comptime std.mem.eql(u8, name, "matmul")) {
+            if (context.blas) |blas| if (Blas.fits(arguments)) return blas.multiply(arguments);
+        }
         defer context.pool.resetScratch();
         if (entry(context.pool.parallel(), arguments) != 0) return error.OutOfMemory;
     }
 
-    fn exhausted(context: *Context, bytes: usize, dtype: DType, shape: []const usize) error{Failed} {
+    fn exhausted(
+        context: *Context,
+        bytes: usize,
+        dtype: DType,
+        shape: []const usize,
+    ) error{Failed} {
         const stats = context.arena.stats;
-        return status.fail(.out_of_memory, "no memory for a {t} tensor of shape {f} ({d:.1} MB): " ++
-            "{d} tensors hold {d:.1} MB; make the batch or the model smaller, or dispose of tensors", .{
-            dtype,              tensors.show(shape),         megabytes(bytes),
-            context.table.live, megabytes(stats.live_bytes),
+        const text = "no memory for a {t} tensor of shape {f} ({d:.1} MB): {d} tensors hold " ++
+            "{d:.1} MB; make the batch or the model smaller, or dispose of tensors";
+        return status.fail(.out_of_memory, text, .{
+            dtype,
+            tensors.show(shape),
+            megabytes(bytes),
+            context.table.live,
+            megabytes(stats.live_bytes),
         });
     }
 };
@@ -132,9 +154,16 @@ pub fn start(threads: i32, wanted: i32) status.Error!void {
     const count: u32 = if (threads == 0) cores else @intCast(threads);
     const best = level.best();
     const chosen = if (wanted < 0) best else std.enums.fromInt(level.Level, wanted) orelse
-        return status.invalid("cpu level {d} is not one of 0 (plain), 1 (avx2), 2 (avx512)", .{wanted});
+        return status.invalid(
+            "cpu level {d} is not one of 0 (plain), 1 (avx2), 2 (avx512)",
+            .{wanted},
+        );
     if (@backingInt(chosen) > @backingInt(best))
-        return status.fail(.unsupported, "this processor has no {t}; its best level is {t}", .{ chosen, best });
+        return status.fail(
+            .unsupported,
+            "this processor has no {t}; its best level is {t}",
+            .{ chosen, best },
+        );
     if (!alive) {
         instance = .{
             .gpa = std.heap.c_allocator,

@@ -37,7 +37,12 @@ pub const Pool = struct {
             workers[started] = try std.Thread.spawn(.{ .stack_size = 1 << 20 }, worker, .{pool});
         }
         pool.threads = workers;
-        pool.view = .{ .owner = pool, .run = runErased, .scratch = scratchErased, .threads = threads };
+        pool.view = .{
+            .owner = pool,
+            .run = runErased,
+            .scratch = scratchErased,
+            .threads = threads,
+        };
     }
 
     pub fn deinit(pool: *Pool) void {
@@ -64,7 +69,12 @@ pub const Pool = struct {
         for (pool.threads) |thread| thread.join();
     }
 
-    fn runErased(owner: *anyopaque, count: u32, context: *const anyopaque, body: Body) callconv(.c) void {
+    fn runErased(
+        owner: *anyopaque,
+        count: u32,
+        context: *const anyopaque,
+        body: Body,
+    ) callconv(.c) void {
         const pool: *Pool = @ptrCast(@alignCast(owner));
         if (pool.threads.len == 0) {
             for (0..count) |i| body(context, @intCast(i));

@@ -1,4 +1,5 @@
-//! Prints `lib/native/symbols.ts`: the FFI symbol table, shared enums and the ABI hash, from the Zig
+//! Prints `lib/native/symbols.ts`: the FFI symbol table, shared enums and the ABI hash, from the
+//! Zig
 //! export table itself.
 
 const std = @import("std");
@@ -19,11 +20,19 @@ pub fn main(init: std.process.Init) !void {
     try printEnum(out, "DeviceCode", native.Device);
     inline for (@typeInfo(native.elementwise).@"struct".decl_names) |name| {
         const value = @field(native.elementwise, name);
-        if (@TypeOf(value) == type and @typeInfo(value) == .@"enum") try printEnum(out, name, value);
+        if (@TypeOf(value) == type and @typeInfo(value) == .@"enum") try printEnum(
+            out,
+            name,
+            value,
+        );
     }
     inline for (@typeInfo(native.optimizer).@"struct".decl_names) |name| {
         const value = @field(native.optimizer, name);
-        if (@TypeOf(value) == type and @typeInfo(value) == .@"enum") try printEnum(out, name, value);
+        if (@TypeOf(value) == type and @typeInfo(value) == .@"enum") try printEnum(
+            out,
+            name,
+            value,
+        );
     }
     try out.writeAll("export const symbols = {\n");
     @setEvalBranchQuota(100_000);
