@@ -9,7 +9,7 @@ import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { LibraryError, NativeError } from "./errors.ts";
 import { abiHash, symbols } from "./symbols.ts";
-import { traced } from "./trace.ts";
+import { timed, traced, type Timings } from "./trace.ts";
 
 type Argument = number | Pointer | NodeJS.TypedArray | null;
 /** The exported functions; every one but the first few returns a status. */
@@ -64,6 +64,18 @@ export function libraryPaths(): string[] {
   const root = new URL("../../", import.meta.url).pathname;
   const chosen = options.path ?? process.env.XL_LIBRARY;
   return chosen ? [chosen] : [`${root}native/zig-out/lib/libxl.so`, `${root}libxl.so`];
+}
+
+/** Runs `body` with every native call timed: where a step spends its time. */
+export function withTimings<T>(body: () => T): { result: T; timings: Timings } {
+  const table = native();
+  const timings: Timings = new Map();
+  loaded = timed(table, timings);
+  try {
+    return { result: body(), timings };
+  } finally {
+    loaded = table;
+  }
 }
 
 /** Throws the recorded error of a failed call. */

@@ -5,6 +5,25 @@ import { writeSync } from "node:fs";
 import type { Symbols } from "./library.ts";
 
 type Timing = { calls: number; total: number; times: number[] };
+/** Calls and nanoseconds per function. */
+export type Timings = Map<string, { calls: number; total: number }>;
+
+/** The same functions, adding up their time in `timings`. */
+export function timed(table: Symbols, timings: Timings): Symbols {
+  const wrapped: Record<string, unknown> = {};
+  for (const [name, call] of Object.entries(table)) {
+    wrapped[name] = (...args: never[]) => {
+      const before = Bun.nanoseconds();
+      const result = call(...args);
+      const timing = timings.get(name) ?? { calls: 0, total: 0 };
+      timing.calls++;
+      timing.total += Bun.nanoseconds() - before;
+      timings.set(name, timing);
+      return result;
+    };
+  }
+  return wrapped as unknown as Symbols;
+}
 
 /** The same functions, wrapped when a switch is on. */
 export function traced(table: Symbols): Symbols {
