@@ -186,10 +186,8 @@ export class Trainer {
     progress?.pause();
     const loss = await validation!.evaluate();
     metrics?.log("validation", this.#step, { loss, bits: loss / Math.LN2 });
-    const bits = (loss / Math.LN2).toFixed(3);
-    progress?.note(
-      `step ${this.#step}: validation loss ${loss.toFixed(4)}, ${bits} bits per token`,
-    );
+    const bits = `${(loss / Math.LN2).toFixed(3)} bits/${this.#areBytes ? "byte" : "token"}`;
+    progress?.note(`step ${this.#step}: validation loss ${loss.toFixed(4)}, ${bits}`);
     checkpoints?.note({ validation_loss: loss });
   }
 
