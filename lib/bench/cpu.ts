@@ -58,9 +58,11 @@ export function* products(ceiling: Ceilings, blas: string | undefined, quick: bo
         const again = measure(body, budget);
         if (again.best < ours.best) ours = again;
       }
-      const extra = theirs
-        ? { blas: (2 * m * n * k) / theirs / 1e9, ratio: theirs / ours.best }
-        : {};
+      const extra: Row["extra"] = {};
+      if (theirs) {
+        extra.blas = (2 * m * n * k) / theirs / 1e9;
+        extra.ratio = theirs / ours.best;
+      }
       return row(`gemm ${name}`, ours.best, 2 * m * n * k, ceiling, extra);
     });
   }

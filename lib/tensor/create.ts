@@ -46,10 +46,7 @@ function fromArray(array: TypedArray, options: CreateOptions): Tensor {
     native().xl_from_bytes(rank, codeOf(dtype), array.length ? array : null, array.byteLength),
     "tensor",
   );
-  if (!options.dtype || options.dtype === dtype || array instanceof Float64Array) {
-    if (array instanceof Float64Array && options.dtype === undefined) return made;
-    return made;
-  }
+  if (!options.dtype || options.dtype === dtype) return made;
   using source = made;
   return convert(source, options.dtype);
 }
