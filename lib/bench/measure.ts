@@ -1,4 +1,5 @@
-// Timing: best and median of repeats, and the ceilings of the same run that rates are compared with.
+// Timing: best and median of repeats, and the ceilings of the same run that rates are compared
+// with.
 
 import { existsSync, readdirSync } from "node:fs";
 import { check, native, scratch } from "../native/library.ts";

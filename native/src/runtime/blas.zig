@@ -1,4 +1,5 @@
-//! An optional CBLAS library. It multiplies only after it has proved itself here: some builds take new
+//! An optional CBLAS library. It multiplies only after it has proved itself here: some builds take
+//! new
 //! processors for others and compute wrong results. Never the default: the in-tree product has the
 //! same bits for every number of threads.
 
