@@ -184,10 +184,15 @@ function checkEffect(parsed: ParsedConfig, config: ModelConfig): ConfigIssue[] {
   return unique(issues);
 }
 
-/** The head norm of an sLSTM block shares its kind and epsilon with the mLSTM's. */
+/**
+ * The head norm of an sLSTM block shares its kind and epsilon with the mLSTM's, and documents reset
+ * both kinds of cells.
+ */
 function actsInSlstm(path: string, config: ModelConfig, kinds: ReadonlySet<BlockKind>): boolean {
+  if (!kinds.has("slstm")) return false;
+  if (path === "mlstm.resetAtDocumentBoundaries") return true;
   const isHeadNorm = path === "mlstm.headNormEps" || path === "mlstm.headNormType";
-  return isHeadNorm && kinds.has("slstm") && config.slstm.headNorm;
+  return isHeadNorm && config.slstm.headNorm;
 }
 
 function isDefault(path: string, value: unknown, usual: unknown): boolean {
