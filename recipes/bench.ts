@@ -7,7 +7,8 @@ import { cpus } from "node:os";
 import { z } from "zod";
 import manifest from "../package.json" with { type: "json" };
 import { cells, products, type Row, trainingSteps } from "../lib/bench/cpu.ts";
-import { blasPaths, ceilings, findBlas } from "../lib/bench/measure.ts";
+import { ceilings, findBlas } from "../lib/bench/measure.ts";
+import { blasPaths } from "../lib/native/library.ts";
 import { defineRecipe, runMain } from "../lib/cli/command.ts";
 
 const recipe = defineRecipe({
@@ -23,8 +24,7 @@ const recipe = defineRecipe({
   positionals: ["what"],
   examples: [{ command: "bun run bench cpu only=gemm", what: "products against the best BLAS" }],
   run({ only, blas, json, quick }) {
-    const root = new URL("..", import.meta.url).pathname;
-    const found = findBlas(blas ? [blas] : blasPaths(root));
+    const found = findBlas(blas ? [blas] : blasPaths());
     if (blas && !found.path) throw new Error(found.tried.join("; "));
     const ceiling = ceilings();
     const header = {

@@ -5,21 +5,35 @@
 import { existsSync, statSync } from "node:fs";
 import { availableParallelism, cpus, release, totalmem } from "node:os";
 import manifest from "../package.json" with { type: "json" };
+import { libraryPaths, nativeFacts } from "../lib/native/library.ts";
 
-const root = new URL("..", import.meta.url).pathname;
-const library = `${root}native/zig-out/lib/libxl.so`;
 const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+const path = libraryPaths().find((candidate) => existsSync(candidate));
 
 const facts: Record<string, string> = {
   xlstm: manifest.version,
   bun: `${Bun.version} (pinned ${manifest.devDependencies.bun})`,
   system: `Linux ${release()}, ${gib(totalmem())} of memory`,
   processor: `${cpus()[0]?.model ?? "unknown"}, ${availableParallelism()} threads`,
-  library: existsSync(library)
-    ? `${library} (${(statSync(library).size / 1e6).toFixed(1)} MB)`
-    : `${library} is missing; run \`bun run build:native\``,
+  library: path
+    ? `${path} (${(statSync(path).size / 1e6).toFixed(1)} MB)`
+    : `not built; looked for ${libraryPaths().join(", ")}; run \`bun run build:native\``,
+  ...(path ? nativeLines() : {}),
   gpu: existsSync("/dev/nvidia0") ? "NVIDIA device present" : "no NVIDIA device",
 };
 
 const width = Math.max(...Object.keys(facts).map((name) => name.length));
 for (const [name, value] of Object.entries(facts)) console.log(`${name.padEnd(width)}  ${value}`);
+
+function nativeLines(): Record<string, string> {
+  try {
+    const { level, lanes, threads, mode, cuda, abi } = nativeFacts();
+    return {
+      kernels: `${level} (${lanes} lanes of f32), ${threads} threads, built ${mode}`,
+      cuda: cuda ? "built with CUDA kernels" : "built without CUDA kernels",
+      abi: String(abi),
+    };
+  } catch (error) {
+    return { kernels: `unusable: ${error instanceof Error ? error.message : String(error)}` };
+  }
+}

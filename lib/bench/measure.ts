@@ -1,7 +1,6 @@
 // Timing: best and median of repeats, and the ceilings of the same run that rates are compared
 // with.
 
-import { existsSync, readdirSync } from "node:fs";
 import { check, native, scratch } from "../native/library.ts";
 import { scope, zeros } from "../tensor/index.ts";
 
@@ -47,19 +46,6 @@ export function ceilings(): Ceilings {
     return (2 * x.byteLength) / best / 1e9;
   });
   return { gflops, copy };
-}
-
-/** Where a CBLAS library may lie, first found first. */
-export function blasPaths(root: string): string[] {
-  const found: string[] = [];
-  const tools = `${root}.tools/`;
-  if (existsSync(tools)) {
-    for (const name of readdirSync(tools).filter((entry) => /openblas/.test(entry))) {
-      const lib = `${tools}${name}/scipy_openblas32/lib/libscipy_openblas.so`;
-      if (existsSync(lib)) found.push(lib);
-    }
-  }
-  return [...found, "libopenblas.so.0", "libblis.so.4", "libmkl_rt.so.2"];
 }
 
 /** Makes a CBLAS library multiply, after its self-check; null goes back to the in-tree product. */

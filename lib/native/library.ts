@@ -5,7 +5,7 @@
 //   const y = native().xl_copy(x.id, -1)   // status; results lie in the scratch block
 
 import { dlopen, type Pointer, toArrayBuffer } from "bun:ffi";
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { LibraryError, NativeError } from "./errors.ts";
 import { abiHash, symbols } from "./symbols.ts";
@@ -24,6 +24,11 @@ export interface NativeOptions {
   level?: "plain" | "avx2" | "avx512";
   /** Path of the library. `XL_LIBRARY`. */
   path?: string;
+  /**
+   * CBLAS library for plain f32 products: a path, or "auto" for the first one found. Default: none;
+   * the in-tree product has the same bits for every number of threads. `XL_BLAS`.
+   */
+  blas?: string;
 }
 
 const levels = ["plain", "avx2", "avx512"] as const;
@@ -146,4 +151,58 @@ function start(table: Symbols): void {
   const count = threads === 0 ? availableParallelism() : threads;
   const status = table.xl_start(count, level);
   if (status !== 0) throw new NativeError(status, "start", String(table.xl_last_error()));
+  const blas = options.blas ?? process.env.XL_BLAS;
+  if (blas) chooseBlas(blas === "auto" ? blasPaths() : [blas]);
+}
+
+/** Where a CBLAS library may lie, first found first. */
+export function blasPaths(): string[] {
+  const tools = new URL("../../.tools/", import.meta.url).pathname;
+  const wheels = existsSync(tools)
+    ? readdirSync(tools).filter((name) => /openblas/.test(name))
+    : [];
+  const own = wheels
+    .map((name) => `${tools}${name}/scipy_openblas32/lib/libscipy_openblas.so`)
+    .filter((path) => existsSync(path));
+  return [...own, "libopenblas.so.0", "libblis.so.4", "libmkl_rt.so.2"];
+}
+
+/**
+ * Makes the first library that opens and passes the self-check multiply plain f32 matrices; an empty
+ * list goes back to the in-tree product. Without any the in-tree product stays, with one warning.
+ */
+export function chooseBlas(paths: readonly string[]): string | undefined {
+  const tried: string[] = [];
+  for (const path of paths.length > 0 ? paths : [""]) {
+    const bytes = new TextEncoder().encode(path);
+    scratch().text.set(bytes);
+    if (native().xl_use_blas(bytes.length) === 0) return path || undefined;
+    tried.push(lastError());
+  }
+  process.emitWarning(`no BLAS is used: ${tried.join("; ")}. The in-tree product stays.`);
+  return undefined;
+}
+
+/** What the loaded library is and runs with. */
+export interface NativeFacts {
+  readonly level: "plain" | "avx2" | "avx512";
+  /** f32 lanes of a vector register at that level. */
+  readonly lanes: number;
+  readonly threads: number;
+  readonly mode: string;
+  readonly cuda: boolean;
+  readonly abi: number;
+}
+
+export function nativeFacts(): NativeFacts {
+  check(native().xl_memory(), "info");
+  const numbers = scratch().numbers;
+  return {
+    level: levels[numbers[6]!]!,
+    lanes: numbers[7]!,
+    threads: numbers[5]!,
+    mode: ["debug", "safe", "fast", "small"][numbers[8]!] ?? "unknown",
+    cuda: numbers[9] === 1,
+    abi: abiHash,
+  };
 }
