@@ -2,6 +2,7 @@
 
 import { GradientError } from "./errors.ts";
 import { add, mul } from "./ops/elementwise.ts";
+import { contents } from "./scope.ts";
 import { noGrad } from "./tape.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -70,6 +71,11 @@ export class Gradients implements Disposable {
       }
       return new Gradients(scaled);
     });
+  }
+
+  /** A scope that returns gradients hands them to the scope around it. */
+  [contents](): Iterable<Tensor> {
+    return this.#map.values();
   }
 
   dispose(): void {

@@ -16,10 +16,17 @@ export interface Owned {
 }
 
 export const forget = Symbol("forget");
+/** Method of objects that hold tensors: lists them, so that they leave a scope with the object. */
+export const contents = Symbol("contents");
 
-let current: Scope | undefined;
+/** Holds the innermost open scope: one place for the program, one for each `scopeAsync`. */
+interface Place {
+  scope: Scope | undefined;
+}
+
+const outside: Place = { scope: undefined };
 let asyncScopes = 0;
-const storage = new AsyncLocalStorage<{ scope: Scope }>();
+const storage = new AsyncLocalStorage<Place>();
 const owners = new WeakMap<Owned, Scope>();
 const claims = new WeakMap<Owned, ArrayBuffer>();
 
@@ -27,10 +34,14 @@ const claims = new WeakMap<Owned, ArrayBuffer>();
 export class Scope implements Disposable {
   readonly #tensors = new Set<Owned>();
   readonly #parent: Scope | undefined;
+  readonly #place: Place;
   #ended = false;
 
-  constructor(parent: Scope | undefined) {
+  /** Opens as the innermost scope of the place. */
+  constructor(parent: Scope | undefined, place: Place) {
     this.#parent = parent;
+    this.#place = place;
+    place.scope = this;
   }
 
   get size(): number {
@@ -50,13 +61,24 @@ export class Scope implements Disposable {
   /** Moves a tensor to the scope around this one, or out of all scopes. */
   release(tensor: Owned): void {
     this.remove(tensor);
-    adopt(tensor, this.#parent ?? null);
+    adopt(tensor, this.#outer() ?? null);
+  }
+
+  /** The nearest scope around this one that is still open: scopes may end out of order. */
+  #outer(): Scope | undefined {
+    let scope = this.#parent;
+    while (scope?.#ended) scope = scope.#parent;
+    return scope;
   }
 
   [Symbol.dispose](): void {
     if (this.#ended) return;
     this.#ended = true;
-    if (current === this) current = this.#parent;
+    if (this.#place.scope === this) {
+      const outer = this.#outer();
+      // What still runs when a `scopeAsync` is over belongs to nobody, not to a scope elsewhere.
+      this.#place.scope = outer?.#place === this.#place ? outer : undefined;
+    }
     const { ints } = scratch();
     let pending = 0;
     for (const tensor of this.#tensors) {
@@ -74,9 +96,14 @@ function flush(count: number): number {
   return 0;
 }
 
+/** Where scopes are opened now. */
+function currentPlace(): Place {
+  return (asyncScopes > 0 ? storage.getStore() : undefined) ?? outside;
+}
+
 /** The scope that new tensors belong to. */
 export function currentScope(): Scope | undefined {
-  return asyncScopes > 0 ? (storage.getStore()?.scope ?? current) : current;
+  return currentPlace().scope;
 }
 
 /** Gives a tensor its owner: the current scope, another one, or (null) the garbage collector. */
@@ -114,9 +141,8 @@ export function free(tensor: Owned): void {
 export function scope(): Scope;
 export function scope<T>(body: () => T): T;
 export function scope<T>(body?: () => T): Scope | T {
-  const inner = new Scope(currentScope());
-  if (asyncScopes > 0 && storage.getStore()) storage.enterWith({ scope: inner });
-  current = inner;
+  const place = currentPlace();
+  const inner = new Scope(place.scope, place);
   if (!body) return inner;
   using _ = inner;
   const result = body();
@@ -129,10 +155,11 @@ export function scope<T>(body?: () => T): Scope | T {
 
 /** `scope` for an asynchronous body. */
 export async function scopeAsync<T>(body: () => Promise<T>): Promise<T> {
-  using inner = new Scope(currentScope());
+  const place: Place = { scope: undefined };
+  using inner = new Scope(currentScope(), place);
   asyncScopes++;
   try {
-    const result = await storage.run({ scope: inner }, body);
+    const result = await storage.run(place, body);
     escape(result, inner);
     return result;
   } finally {
@@ -140,19 +167,21 @@ export async function scopeAsync<T>(body: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Moves every tensor found in a result (arrays, maps and plain objects) to the outer scope. */
+/** Moves every tensor found in a result (arrays, maps, sets, plain objects) to the outer scope. */
 function escape(value: unknown, inner: Scope, depth = 0): void {
   if (value === null || typeof value !== "object" || depth > 8) return;
   if (forget in value) {
     if (owners.get(value as Owned) === inner) inner.release(value as Owned);
     return;
   }
-  if (value instanceof Map) for (const item of value.values()) escape(item, inner, depth + 1);
-  else if (Symbol.iterator in value && Array.isArray(value)) {
-    for (const item of value) escape(item, inner, depth + 1);
-  } else if (Object.getPrototypeOf(value) === Object.prototype) {
-    for (const item of Object.values(value)) escape(item, inner, depth + 1);
-  }
+  for (const item of itemsOf(value)) escape(item, inner, depth + 1);
+}
+
+function itemsOf(value: object): Iterable<unknown> {
+  if (contents in value) return (value as { [contents](): Iterable<unknown> })[contents]();
+  if (value instanceof Map) return value.values();
+  if (Array.isArray(value) || value instanceof Set) return value;
+  return Object.getPrototypeOf(value) === Object.prototype ? Object.values(value) : [];
 }
 
 /** Live tensors and bytes of native memory, and the most there have been. */
