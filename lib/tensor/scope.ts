@@ -67,7 +67,7 @@ export class Scope implements Disposable {
   /** The nearest scope around this one that is still open: scopes may end out of order. */
   #outer(): Scope | undefined {
     let scope = this.#parent;
-    while (scope?.#ended) scope = scope.#parent;
+    while (scope && scope.#ended) scope = scope.#parent;
     return scope;
   }
 
@@ -77,7 +77,7 @@ export class Scope implements Disposable {
     if (this.#place.scope === this) {
       const outer = this.#outer();
       // What still runs when a `scopeAsync` is over belongs to nobody, not to a scope elsewhere.
-      this.#place.scope = outer?.#place === this.#place ? outer : undefined;
+      this.#place.scope = outer && outer.#place === this.#place ? outer : undefined;
     }
     const { ints } = scratch();
     let pending = 0;
