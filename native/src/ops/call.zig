@@ -221,6 +221,10 @@ pub fn scratchShape(call: *Call, rank: i32, at: usize) Error![]const usize {
         if (size < 0) return call.invalid("size {d} of a dim is negative", .{size});
         out.* = @intCast(size);
     }
+    if (!tensors.isCountable(shape)) return call.invalid(
+        "shape {f} has more than {d} elements: no tensor can be that large",
+        .{ show(shape), tensors.max_count },
+    );
     return shape;
 }
 

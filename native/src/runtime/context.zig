@@ -33,6 +33,12 @@ pub const Context = struct {
     /// Memory for a new row-major tensor, not yet under a handle. Contents are undefined.
     pub fn create(context: *Context, dtype: DType, shape: []const usize) status.Error!Tensor {
         context.collect();
+        // Broadcasting two shapes that are fine each may give one that is not.
+        if (!tensors.isCountable(shape)) return status.fail(
+            .out_of_memory,
+            "a result of shape {f} has more than {d} elements: no tensor can be that large",
+            .{ tensors.show(shape), tensors.max_count },
+        );
         const bytes = tensors.countOf(shape) * dtype.size();
         const memory = context.arena.alloc(bytes) catch return context.exhausted(
             bytes,

@@ -70,6 +70,20 @@ pub fn countOf(shape: []const usize) usize {
     return n;
 }
 
+/// The most elements a shape may have: bytes, strides and size classes stay far from overflow.
+pub const max_count = 1 << 43;
+
+/// Whether strides and bytes of the shape can be computed; a dim of size 0 counts as 1, since
+/// strides do not see it.
+pub fn isCountable(shape: []const usize) bool {
+    var n: usize = 1;
+    for (shape) |size| {
+        n = std.math.mul(usize, n, @max(size, 1)) catch return false;
+        if (n > max_count) return false;
+    }
+    return true;
+}
+
 /// Strides of a row-major tensor of this shape.
 pub fn rowMajor(shape: []const usize) [max_rank]usize {
     var strides: [max_rank]usize = @splat(0);
@@ -99,4 +113,14 @@ pub const Shown = struct {
 
 pub fn show(shape: []const usize) Shown {
     return .{ .shape = shape };
+}
+
+test "shapes whose strides or bytes would overflow are not countable" {
+    const most = std.math.maxInt(i32);
+    try std.testing.expect(isCountable(&.{}));
+    try std.testing.expect(isCountable(&.{ 0, 1 << 30, 1 << 12 }));
+    try std.testing.expect(isCountable(&.{ 1 << 22, 1 << 21 }));
+    try std.testing.expect(!isCountable(&.{ 1 << 22, 1 << 22 }));
+    try std.testing.expect(!isCountable(&.{ 0, most, most }));
+    try std.testing.expect(!isCountable(&.{ most, most, most, most, most, most, most, most }));
 }
