@@ -39,7 +39,9 @@ export function draw(shape: readonly number[], domain: Domain, random: Random): 
   return { shape, data: Float64Array.from({ length: sizeOf(shape) }, one) };
 }
 
-/** Σ ⟨w, y⟩ over all outputs y, w fixed random numbers: one number that depends on every element. */
+/**
+ * Σ ⟨w, y⟩ over all outputs y, w fixed random numbers: one number that depends on every element.
+ */
 function objective(outputs: Outputs): Tensor {
   const list = Array.isArray(outputs) ? outputs : [outputs];
   const random = new Random(99);
