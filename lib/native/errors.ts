@@ -10,7 +10,8 @@ export class NativeError extends Error {
   readonly operation: string;
 
   constructor(status: number, operation: string, text: string) {
-    super(text);
+    // Native code names its own function, which need not be called like the one the user called.
+    super(text.replace(/^\w+: /, `${operation}: `));
     this.code = names.get(status) ?? `status ${status}`;
     this.operation = operation;
   }

@@ -121,6 +121,7 @@ export function arange(start: number, end?: number, step = 1, dtype: DType = "f3
 
 /** `count` values from `start` to `end`, both included. */
 export function linspace(start: number, end: number, count: number, dtype: DType = "f32"): Tensor {
+  checkShape([count], "linspace");
   const step = count > 1 ? (end - start) / (count - 1) : 0;
   return result(native().xl_arange(count, codeOf(dtype), start, step), "linspace");
 }

@@ -4,7 +4,7 @@
 import { check, native, scratch } from "../native/library.ts";
 import { type Device, type DType, arrayFor, deviceNames, dtypeBytes, dtypeName } from "./dtype.ts";
 import type { TypedArray } from "./dtype.ts";
-import { DisposedError, shown } from "./errors.ts";
+import { DisposedError, DTypeError, shown } from "./errors.ts";
 import { inspectTensor } from "./inspect.ts";
 import { adopt, forget, free, type Owned } from "./scope.ts";
 import type { Edge } from "./tape.ts";
@@ -176,8 +176,14 @@ export function putInts(values: readonly number[], at = 0): number {
   if (at + values.length > ints.length) {
     throw new RangeError(`${values.length} numbers do not fit into the scratch block`);
   }
-  for (let i = 0; i < values.length; i++) ints[at + i] = values[i]!;
+  for (let i = 0; i < values.length; i++) ints[at + i] = int32(values[i]!);
   return values.length;
+}
+
+/** The number itself; throws unless it is a whole number that crosses the border unchanged. */
+export function int32(value: number, what = "a size or position"): number {
+  if ((value | 0) === value) return value;
+  throw new RangeError(`${value} is not ${what}: expected a whole number below 2^31`);
 }
 
 /** Writes floats into the scratch block. */
@@ -193,5 +199,6 @@ export function handleOf(tensor: Tensor | null | undefined): number {
 
 const codes: Record<DType, number> = { f32: 0, bf16: 1, f16: 2, f64: 3, i32: 4, u8: 5 };
 export function codeOf(dtype: DType): number {
-  return codes[dtype];
+  if (Object.hasOwn(codes, dtype)) return codes[dtype];
+  throw new DTypeError(`${dtype} is not a dtype; there are ${Object.keys(codes).join(", ")}`);
 }

@@ -4,7 +4,7 @@ import { native } from "../../native/library.ts";
 import type { DType } from "../dtype.ts";
 import type { Key } from "../random.ts";
 import { recorded } from "../tape.ts";
-import { codeOf, result, results, type Tensor } from "../tensor.ts";
+import { codeOf, int32, result, results, type Tensor } from "../tensor.ts";
 import { cast, dimOf } from "./view.ts";
 
 /** Rows of table [V, D] for ids i32 [..]: [.., D] in `dtype` (default: the table's). */
@@ -29,6 +29,7 @@ export function indexSelect(x: Tensor, indices: Tensor, dim = 0): Tensor {
 /** Zeros of `count` positions along a dim, with x added at `indices`: the transpose of a select. */
 export function scatterAdd(x: Tensor, indices: Tensor, count: number, dim = 0): Tensor {
   const at = dimOf(x, dim, "scatterAdd");
+  int32(count, "a number of positions");
   const sums = result(native().xl_index_add(x.handle, indices.handle, at, count), "scatterAdd");
   return recorded("scatterAdd", [x], cast(sums, x.dtype), (dy) => [
     result(native().xl_index_select(dy.handle, indices.handle, at), "scatterAdd"),
@@ -54,6 +55,7 @@ export function argmax(x: Tensor): Tensor {
 
 /** The k largest elements of the last dim, descending, and their indices (i32). */
 export function topK(x: Tensor, k: number): { values: Tensor; indices: Tensor } {
+  int32(k, "a number of elements for topK");
   const [values, indices] = results(native().xl_top_k(x.handle, k), "topK");
   recorded("topK", [x], values!, (dy) => {
     const width = x.shape.at(-1)!;

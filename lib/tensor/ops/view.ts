@@ -5,7 +5,7 @@ import type { DType } from "../dtype.ts";
 import { isFloat } from "../dtype.ts";
 import { ShapeError, shown } from "../errors.ts";
 import { recorded } from "../tape.ts";
-import { codeOf, putInts, result, type Tensor } from "../tensor.ts";
+import { codeOf, int32, putInts, result, type Tensor } from "../tensor.ts";
 import { zeros } from "../create.ts";
 
 /** The dim as an index from 0; negative dims count from the end. */
@@ -66,6 +66,7 @@ export function slice(x: Tensor, dim: number, start = 0, end?: number, step = 1)
   const size = x.shape[at]!;
   const from = start < 0 ? start + size : start;
   const to = end === undefined ? size : end < 0 ? end + size : end;
+  for (const position of [from, to, step]) int32(position, "a position of a slice");
   const y = result(native().xl_slice(x.handle, at, from, to, step), "slice");
   return recorded("slice", [x], y, (dy) => {
     const dx = zeros(x.shape, dy.dtype);

@@ -92,7 +92,7 @@ pub fn toBytes(
     const total = x.count() * x.dtype.size();
     if (offset > total or bytes > total - offset) return call.invalid(
         "bytes {d} to {d} of a tensor of {d} bytes",
-        .{ offset, offset + bytes, total },
+        .{ offset, offset +| bytes, total },
     );
     if (bytes == 0) return;
     const to: [*]u8 = @ptrCast(target orelse return call.invalid("no buffer", .{}));
@@ -118,7 +118,7 @@ pub fn writeBytes(
     );
     if (offset > total or bytes > total - offset) return call.invalid(
         "bytes {d} to {d} of a tensor of {d} bytes",
-        .{ offset, offset + bytes, total },
+        .{ offset, offset +| bytes, total },
     );
     if (bytes == 0) return;
     const from: [*]const u8 = @ptrCast(source orelse return call.invalid("no data", .{}));
