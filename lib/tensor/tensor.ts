@@ -94,6 +94,10 @@ export class Tensor implements Owned, Disposable {
 
   /** The bytes as stored (bf16: bit patterns), from `offset`; for files and hashes. */
   bytesSync(offset = 0, length = this.byteLength - offset): Uint8Array {
+    if (!(offset >= 0 && length >= 0 && offset + length <= this.byteLength)) {
+      const part = `${length} bytes from ${offset}`;
+      throw new RangeError(`bytesSync(): ${part} do not lie in ${this.byteLength} bytes`);
+    }
     const array = new Uint8Array(length);
     check(native().xl_to_bytes(this.handle, array, offset, length), "bytes");
     return array;
