@@ -8,6 +8,7 @@ import { Sampler } from "../../lib/infer/sampling.ts";
 import type { ModelConfigInput } from "../../lib/nn/config.ts";
 import { xlstm, type XLSTM } from "../../lib/nn/model.ts";
 import { memory, noGrad, scope, tensor } from "../../lib/tensor/index.ts";
+import { settle } from "../helpers/settle.ts";
 
 const sizes = { vocabSize: 48, embeddingDim: 32, numBlocks: 2, numHeads: 2 };
 const kinds: Record<string, ModelConfigInput> = {
@@ -128,6 +129,7 @@ test("stop tokens and maxTokens end it", async () => {
 test("memory is flat while tokens come, and back where it was at the end", async () => {
   const model = modelOf(kinds["mixed"]!, 1);
   await tokensOf(model, { maxTokens: 3 });
+  await settle();
   const before = memory();
   const seen: number[] = [];
   for await (const _ of generate(model, prompt, { maxTokens: 200, repetitionPenalty: 1.1 })) {

@@ -16,6 +16,7 @@ import { evaluate } from "../../lib/train/evaluate.ts";
 import { NonFiniteStop } from "../../lib/train/non_finite.ts";
 import { StopRequests } from "../../lib/train/stop.ts";
 import { Trainer, type TrainerOptions } from "../../lib/train/trainer.ts";
+import { settle } from "../helpers/settle.ts";
 
 const root = join(import.meta.dir, "../..");
 const words = "the whale rose and the sea fell and the men looked on the whale again. ";
@@ -197,6 +198,7 @@ test("a checkpoint that cannot be written warns in between and fails at the end"
 });
 
 test("tensors and bytes stay flat over 200 steps", async () => {
+  await settle();
   const run = parts();
   const seen: { tensors: number; bytes: number }[] = [];
   const onStep = () => {
