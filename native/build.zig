@@ -74,6 +74,7 @@ fn libraryModule(
         .optimize = optimize,
         .link_libc = true, // dlopen(3)
         .pic = true,
+        .strip = optimize != .debug, // debug information is 50 MB, and slow to make
     });
     root.addOptions("build_options", options);
     for (levels) |level| {
@@ -90,6 +91,7 @@ fn libraryModule(
             .optimize = if (optimize == .debug) .debug else .fast,
             .link_libc = true,
             .pic = true,
+            .strip = optimize != .debug,
         });
         module.addOptions("level", level_options);
         root.addObject(

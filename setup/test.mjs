@@ -12,8 +12,7 @@ const folders = (...names) => names.map((name) => `./test/${name}`);
 const gpuDevice = "/dev/nvidia0";
 
 const tiers = {
-  native: () => nativeTier("debug"),
-  "native-safe": () => nativeTier("safe"),
+  native: () => nativeTier("safe"),
   pure: () => bunTier("pure", folders("pure", "tidy.test.ts")),
   cpu: () => bunTier("cpu", folders("cpu")),
   gpu: () =>
@@ -22,11 +21,16 @@ const tiers = {
       : { skipped: `no NVIDIA GPU here (${gpuDevice} is missing)` },
   multi: () => bunTier("multi", folders("multi")),
 };
+// Not part of a run without names: the same tests as `native`, in builds that are slow to run.
+const extra = {
+  "native-debug": () => nativeTier("debug"),
+  "native-fast": () => nativeTier("fast"),
+};
 
 await withErrors(async () => {
   const results = chosenTiers().map((name) => {
     process.stdout.write(`\n--- ${name}\n`);
-    return { name, ...tiers[name]() };
+    return { name, ...(tiers[name] ?? extra[name])() };
   });
   process.stdout.write("\n");
   for (const result of results) process.stdout.write(`${describe(result)}\n`);
@@ -37,9 +41,10 @@ await withErrors(async () => {
 
 function chosenTiers() {
   const names = process.argv.slice(2);
-  for (const name of names.filter((word) => !Object.hasOwn(tiers, word))) {
-    const near = closest(name, Object.keys(tiers));
-    const known = near ? `did you mean "${near}"?` : `there are ${Object.keys(tiers).join(", ")}.`;
+  const all = Object.keys({ ...tiers, ...extra });
+  for (const name of names.filter((word) => !all.includes(word))) {
+    const near = closest(name, all);
+    const known = near ? `did you mean "${near}"?` : `there are ${all.join(", ")}.`;
     throw new SetupError(`"${name}" is no tier of tests; ${known}`);
   }
   return names.length > 0 ? names : Object.keys(tiers);

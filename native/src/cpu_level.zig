@@ -23,7 +23,9 @@ const subjects = .{
 };
 
 comptime {
-    std.debug.assert(simd.lanes(f32) == level.lanes_f32);
+    // Debug builds use a backend without 512-bit vectors.
+    const narrow = @import("builtin").zig_backend == .stage2_x86_64;
+    std.debug.assert(simd.lanes(f32) == if (narrow) @min(level.lanes_f32, 8) else level.lanes_f32);
     @export(&table, .{ .name = "xl_cpu_" ++ level.suffix, .visibility = .hidden });
 }
 

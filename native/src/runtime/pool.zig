@@ -34,7 +34,7 @@ pub const Pool = struct {
             pool.halt();
         }
         while (started < workers.len) : (started += 1) {
-            workers[started] = try std.Thread.spawn(.{ .stack_size = 1 << 20 }, worker, .{pool});
+            workers[started] = try std.Thread.spawn(.{ .stack_size = 8 << 20 }, worker, .{pool});
         }
         pool.threads = workers;
         pool.view = .{
