@@ -3,12 +3,13 @@
 //!   tile      mr × nr of C in registers: 6×16 with AVX2, 14×32 with AVX-512, 4×8 without either
 //!   k block   kc = 256 steps: a strip of B (kc × nr) stays in L1, mc rows of A in L2
 //!   job       an mc × nc block of C, all k blocks of the chunk; the unit of parallel work
-//!   chunk     at most 4096 × 4096 × 2048 of the problem is packed at a time
+//!   chunk     at most 4096 × 4096 × 4096 of the problem is packed at a time
 //!
 //! B is always packed into strips, k-major, zero-padded to nr; strips are packed in parallel. A is
 //! read in place where its rows are contiguous in the arithmetic type (both products of a linear
-//! layer that have activations on the left), and packed into panels otherwise (weight gradients,
-//! bf16).
+//! layer that have activations on the left), and in a case of columns that `blocked` tells. Otherwise
+//! (weight gradients, bf16) every job packs its own rows of A, one k block at a time, on the stack:
+//! they never leave L2.
 //!
 //! Every element of C adds its products in one order: k ascending within a block, blocks ascending.
 //! The order depends on no thread count and no instruction-set level, so bits are equal for any
@@ -32,9 +33,13 @@ const Failure = error{OutOfMemory};
 const kc = 256;
 const m_chunk = 4096;
 const n_chunk = 4096;
-const k_chunk = 8 * kc;
+const k_chunk = 16 * kc;
 /// Batch entries packed together: many small products share one pair of parallel loops.
 const group_elements = 4 << 20;
+/// Columns of B that are too few to pay for packing A.
+const few = 128;
+/// Blocks of C from which on work is even on a few cores.
+const enough_blocks = 24;
 
 pub fn matmul(comptime S: type, parallel: *const Parallel, a: *const args.Matmul) Failure!void {
     if (a.m == 0 or a.n == 0 or a.batch == 0) return;
@@ -87,17 +92,15 @@ fn throughWide(comptime S: type, parallel: *const Parallel, a: *const args.Matmu
 fn blocked(comptime A: type, parallel: *const Parallel, a: *const args.Matmul) Failure!void {
     const T = tile.Tile(A);
     const k_most = @min(@max(a.k, 1), k_chunk);
-    const m_most = roundUp(@min(a.m, m_chunk), T.mr);
     const n_most = roundUp(@min(a.n, n_chunk), T.nr);
-    const direct = a.a_column_stride == 1 and pack.same(A, a.a_dtype);
-    const each_a = if (direct) 0 else m_most * k_most;
-    const group = std.math.clamp(group_elements / (each_a + n_most * k_most), 1, a.batch);
-    const packed_a = try parallel.alloc(A, group * each_a);
+    const group = std.math.clamp(group_elements / (n_most * k_most), 1, a.batch);
     const packed_b = try parallel.alloc(A, group * n_most * k_most);
     var chunk: Chunk(A) = undefined;
     chunk.a = a;
-    chunk.direct = direct;
-    chunk.packed_a = packed_a.ptr;
+    // Columns of A may be read in place too, where a panel fills most of a cache line and few
+    // columns of B would not pay for packing it.
+    const columns = T.mr * @sizeOf(A) >= 48 and a.a_row_stride == 1 and a.n <= few;
+    chunk.direct = (a.a_column_stride == 1 or columns) and pack.same(A, a.a_dtype);
     chunk.packed_b = packed_b.ptr;
     var batch: usize = 0;
     while (batch < a.batch) : (batch += group) {
@@ -133,7 +136,6 @@ fn Chunk(comptime A: type) type {
     const T = tile.Tile(A);
     return struct {
         a: *const args.Matmul,
-        packed_a: [*]A,
         packed_b: [*]A,
         direct: bool,
         batch: usize,
@@ -148,23 +150,14 @@ fn Chunk(comptime A: type) type {
         nc: usize = 0,
 
         const Self = @This();
+        /// Rows of the largest block.
+        const rows_most = 12 * T.mr;
 
         fn run(chunk: *Self, parallel: *const Parallel) void {
             if (chunk.depth > 0) {
                 parallel.each(chunk.group * chunk.strips(), @as(*const Self, chunk), packB);
-                if (!chunk.direct) parallel.each(
-                    chunk.group * chunk.panels(),
-                    @as(*const Self, chunk),
-                    packA,
-                );
             }
-            // Few blocks: smaller ones, so that every core has some. Only the shape decides.
-            chunk.mc = 12 * T.mr;
-            chunk.nc = 16 * T.nr;
-            if (chunk.group * chunk.blocksM() * chunk.blocksN() < 32) {
-                chunk.mc = 2 * T.mr;
-                chunk.nc = 8 * T.nr;
-            }
+            chunk.chooseBlocks();
             parallel.each(
                 chunk.group * chunk.blocksM() * chunk.blocksN(),
                 @as(*const Self, chunk),
@@ -172,12 +165,25 @@ fn Chunk(comptime A: type) type {
             );
         }
 
-        fn strips(chunk: *const Self) usize {
-            return std.math.divCeil(usize, chunk.columns, T.nr) catch unreachable;
+        /// As large as the caches take, halved until there are enough blocks for many cores to share
+        /// evenly. Only the shape decides.
+        fn chooseBlocks(chunk: *Self) void {
+            const rows = [_]usize{ 12, 6, 4, 2, 1 };
+            const columns = [_]usize{ 16, 8, 4, 2 };
+            var r: usize = 0;
+            var c: usize = 0;
+            while (true) {
+                chunk.mc = rows[r] * T.mr;
+                chunk.nc = columns[c] * T.nr;
+                if (chunk.group * chunk.blocksM() * chunk.blocksN() >= enough_blocks) return;
+                // Fewer columns cost nothing while rows keep a strip of B in use.
+                const wide = chunk.blocksN() < chunk.strips() and columns[c] > 2 * rows[r];
+                if (wide and c + 1 < columns.len) c += 1 else if (r + 1 < rows.len) r += 1 else return;
+            }
         }
 
-        fn panels(chunk: *const Self) usize {
-            return std.math.divCeil(usize, chunk.rows, T.mr) catch unreachable;
+        fn strips(chunk: *const Self) usize {
+            return std.math.divCeil(usize, chunk.columns, T.nr) catch unreachable;
         }
 
         fn blocksM(chunk: *const Self) usize {
@@ -190,10 +196,6 @@ fn Chunk(comptime A: type) type {
 
         fn stripOf(chunk: *const Self, entry: usize, strip: usize) [*]A {
             return chunk.packed_b + (entry * chunk.strips() + strip) * chunk.depth * T.nr;
-        }
-
-        fn panelOf(chunk: *const Self, entry: usize, panel: usize) [*]A {
-            return chunk.packed_a + (entry * chunk.panels() + panel) * chunk.depth * T.mr;
         }
 
         fn packB(chunk: *const Self, index: usize) void {
@@ -212,20 +214,29 @@ fn Chunk(comptime A: type) type {
             });
         }
 
-        fn packA(chunk: *const Self, index: usize) void {
+        /// `rows` rows of A from `row0` on, `depth` steps from `k` on, in panels.
+        fn packA(
+            chunk: *const Self,
+            panels: *[rows_most * kc]A,
+            entry: usize,
+            row0: usize,
+            row1: usize,
+            k: usize,
+            depth: usize,
+        ) void {
             const a = chunk.a;
-            const entry = index / chunk.panels();
-            const panel = index % chunk.panels();
-            const row = panel * T.mr;
-            const at = (chunk.batch + entry) * a.a_batch_stride +
-                (chunk.m + row) * a.a_row_stride + chunk.k * a.a_column_stride;
-            pack.panel(A, T.mr, chunk.panelOf(entry, panel), a.a, a.a_dtype, .{
-                .offset = at,
-                .count = @min(T.mr, chunk.rows - row),
-                .depth = chunk.depth,
-                .step = a.a_row_stride,
-                .depth_step = a.a_column_stride,
-            });
+            var row = row0;
+            while (row < row1) : (row += T.mr) {
+                const at = (chunk.batch + entry) * a.a_batch_stride +
+                    (chunk.m + row) * a.a_row_stride + (chunk.k + k) * a.a_column_stride;
+                pack.panel(A, T.mr, panels[(row - row0) * depth ..].ptr, a.a, a.a_dtype, .{
+                    .offset = at,
+                    .count = @min(T.mr, chunk.rows - row),
+                    .depth = depth,
+                    .step = a.a_row_stride,
+                    .depth_step = a.a_column_stride,
+                });
+            }
         }
 
         /// An mc × nc block of C: all k blocks of the chunk.
@@ -237,21 +248,20 @@ fn Chunk(comptime A: type) type {
             const column0 = block % chunk.blocksN() * chunk.nc;
             const row1 = @min(row0 + chunk.mc, chunk.rows);
             const column1 = @min(column0 + chunk.nc, chunk.columns);
+            // On the stack of the thread: packed, used and forgotten while it is in L2.
+            var panels: [rows_most * kc]A align(64) = undefined;
             var k: usize = 0;
             while (true) {
                 const depth = @min(kc, chunk.depth - k);
+                if (!chunk.direct) chunk.packA(&panels, entry, row0, row1, k, depth);
                 var column = column0;
                 while (column < column1) : (column += T.nr) {
                     const strip = chunk.stripOf(entry, column / T.nr) + k * T.nr;
                     var row = row0;
-                    while (row < row1) : (row += T.mr) chunk.product(
-                        entry,
-                        row,
-                        column,
-                        k,
-                        depth,
-                        strip,
-                    );
+                    while (row < row1) : (row += T.mr) {
+                        const panel = panels[(row - row0) * depth ..].ptr;
+                        chunk.product(entry, row, column, k, depth, strip, panel);
+                    }
                 }
                 k += kc;
                 if (k >= chunk.depth) break;
@@ -266,6 +276,7 @@ fn Chunk(comptime A: type) type {
             k: usize,
             depth: usize,
             strip: [*]const A,
+            panel: [*]const A,
         ) void {
             const a = chunk.a;
             const rows = @min(T.mr, chunk.rows - row);
@@ -274,15 +285,16 @@ fn Chunk(comptime A: type) type {
             var step: usize = 1;
             if (chunk.direct) {
                 const base: [*]const A = @ptrCast(@alignCast(a.a));
-                const start = base + (chunk.batch + entry) * a.a_batch_stride + chunk.k + k;
+                const start = base + (chunk.batch + entry) * a.a_batch_stride +
+                    (chunk.k + k) * a.a_column_stride;
+                step = a.a_column_stride;
                 // Rows past the end repeat the last one; their results are not stored.
                 for (&sources, 0..) |*source, i| {
                     source.* = start + (chunk.m + row + @min(i, rows - 1)) * a.a_row_stride;
                 }
             } else {
                 step = T.mr;
-                const start = chunk.panelOf(entry, row / T.mr) + k * T.mr;
-                for (&sources, 0..) |*source, i| source.* = start + i;
+                for (&sources, 0..) |*source, i| source.* = panel + i;
             }
             const first = chunk.k + k == 0;
             const c: [*]A = @ptrCast(@alignCast(a.c));
