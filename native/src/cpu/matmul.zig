@@ -7,17 +7,16 @@
 //!
 //! B is always packed into strips, k-major, zero-padded to nr; strips are packed in parallel. A is
 //! read in place where its rows are contiguous in the arithmetic type (both products of a linear
-//! layer that have activations on the left), and in a case of columns that `blocked` tells. Otherwise
-//! (weight gradients, bf16) every job packs its own rows of A, one k block at a time, on the stack:
-//! they never leave L2.
+//! layer that have activations on the left), and in a case of columns that `blocked` tells.
+//! Otherwise (weight gradients, bf16) every job packs its own rows of A, one k block at a time, on
+//! the stack: they never leave L2.
 //!
 //! Every element of C adds its products in one order: k ascending within a block, blocks ascending.
 //! The order depends on no thread count and no instruction-set level, so bits are equal for any
 //! number of threads, and for AVX2 and AVX-512.
 //!
 //! Roofline: 2·m·n·k FLOP against the FMA peak; packing adds (n + packed A)·k copies. Measured
-//! table
-//! and rejected attempts: docs/experiments.md. Equals reference/matmul.zig.
+//! table and rejected attempts: docs/experiments.md. Equals reference/matmul.zig.
 
 const std = @import("std");
 const simd = @import("simd.zig");
@@ -165,8 +164,8 @@ fn Chunk(comptime A: type) type {
             );
         }
 
-        /// As large as the caches take, halved until there are enough blocks for many cores to share
-        /// evenly. Only the shape decides.
+        /// As large as the caches take, halved until there are enough blocks for cores to share.
+        /// Only the shape decides.
         fn chooseBlocks(chunk: *Self) void {
             const rows = [_]usize{ 12, 6, 4, 2, 1 };
             const columns = [_]usize{ 16, 8, 4, 2 };
@@ -178,7 +177,12 @@ fn Chunk(comptime A: type) type {
                 if (chunk.group * chunk.blocksM() * chunk.blocksN() >= enough_blocks) return;
                 // Fewer columns cost nothing while rows keep a strip of B in use.
                 const wide = chunk.blocksN() < chunk.strips() and columns[c] > 2 * rows[r];
-                if (wide and c + 1 < columns.len) c += 1 else if (r + 1 < rows.len) r += 1 else return;
+                if (wide and c + 1 < columns.len)
+                    c += 1
+                else if (r + 1 < rows.len)
+                    r += 1
+                else
+                    return;
             }
         }
 

@@ -48,10 +48,10 @@ pub fn Tile(comptime A: type) type {
                 b += nr;
                 at += step;
             }
-            if (store.rows == mr and store.columns == nr) full(
-                &acc,
-                store,
-            ) else partial(&acc, store);
+            if (store.rows == mr and store.columns == nr) return full(&acc, store);
+            // A copy, so that the accumulators of whole tiles never leave their registers.
+            var spilled = acc;
+            partial(&spilled, store);
         }
 
         inline fn full(acc: *const [mr][2]V, s: Store) void {
