@@ -169,7 +169,8 @@ export function blasPaths(): string[] {
 
 /**
  * Makes the first library that opens and passes the self-check multiply plain f32 matrices; an
- * empty list goes back to the in-tree product. Without any the in-tree product stays, with one warning.
+ * empty list goes back to the in-tree product. Without any the in-tree product stays, with a
+ * warning.
  */
 export function chooseBlas(paths: readonly string[]): string | undefined {
   const tried: string[] = [];
