@@ -157,9 +157,10 @@ const Scratch = struct {
     }
 };
 
-/// Bounded spinning before parking: about the time a worker needs to notice the next loop of the
-/// same operation. A machine with fewer cores than ranks pays at most this much per loop.
-const spins = 300;
+/// Bounded spinning before parking: some 50 to 200 µs, longer than JavaScript takes between two
+/// operations of a training step, so that workers are awake for the next one. Waking a parked thread
+/// costs tens of microseconds on virtual machines, several hundred times a step.
+const spins = 4000;
 
 fn wait(word: *const Word, expected: u32) void {
     for (0..spins) |_| {
