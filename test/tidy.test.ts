@@ -91,12 +91,13 @@ function importsOf({ path, lines }: SourceFile): string[] {
 }
 
 /**
- * Height of every room of lib; imports point to lower ones. `config` and `native` are the ground:
- * error sentences, and the door to native code. `cli` belongs to the recipes.
+ * Height of every room of lib; imports point to lower ones. `config`, `native` and `log` are the
+ * ground: error sentences, the door to native code, warnings. `cli` belongs to the recipes.
  */
 const height: Record<string, number> = {
   config: 0,
   native: 0,
+  log: 0,
   tensor: 1,
   nn: 2,
   optim: 2,

@@ -10,6 +10,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import library from "../../package.json" with { type: "json" };
 import { CheckpointError, messageOf, NoSoundCheckpointError, UnreadableError } from "./errors.ts";
+import { warnUser } from "../log/index.ts";
 import { type Files, quietly, systemFiles, writeDurably } from "./files.ts";
 import { type Json, plainJson } from "./json.ts";
 import {
@@ -56,7 +57,7 @@ const tensorsName = "rank-0.safetensors";
 export function saveCheckpoint(
   directory: string,
   contents: CheckpointContents,
-  { keep, files = systemFiles, warn = console.error }: SaveOptions = {},
+  { keep, files = systemFiles, warn = warnUser }: SaveOptions = {},
 ): string {
   const { step } = contents;
   const path = join(directory, `step-${step}`);
@@ -209,7 +210,7 @@ export function latestCheckpoint(
     verify = "full",
     allowFresh = false,
     files = systemFiles,
-    warn = console.error,
+    warn = warnUser,
   }: FindOptions = {},
 ): string | undefined {
   const left: string[] = [];

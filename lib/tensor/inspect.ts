@@ -4,10 +4,14 @@
 //     [[0.1, 0.2, 0.3],
 //      [0.4, 0.5, 0.6]]
 
+import { dtypeBytes } from "./dtype.ts";
 import type { Tensor } from "./tensor.ts";
 
 const edge = 3;
+/** Larger tensors are not copied whole: their corner is read, statistics are left out. */
 const most = 1 << 22;
+
+type Read = (at: number) => number;
 
 /** The text of a tensor for the REPL and for logs. */
 export function inspectTensor(tensor: Tensor, colors: boolean): string {
@@ -18,10 +22,11 @@ export function inspectTensor(tensor: Tensor, colors: boolean): string {
     const grad = tensor.requiresGrad ? paint(90, " grad") : "";
     const title = `${head} ${tensor.device}${grad}`;
     if (tensor.size === 0) return `${title} (empty)`;
-    const values = tensor.dataSync();
-    if (tensor.rank === 0) return `${title} ${paint(33, number(values[0]!))}`;
-    const body = corner(values, tensor.shape, 0, 0, 2);
-    const stats = tensor.size <= most && tensor.size > 1 ? paint(90, ` ${statistics(values)}`) : "";
+    const values = tensor.size <= most ? tensor.dataSync() : undefined;
+    const read: Read = values ? (at) => values[at]! : (at) => element(tensor, at);
+    if (tensor.rank === 0) return `${title} ${paint(33, number(read(0)))}`;
+    const body = corner(read, tensor.shape, 0, 0, 2);
+    const stats = values && tensor.size > 1 ? paint(90, ` ${statistics(values)}`) : "";
     const inline = tensor.rank === 1 && body.length < 60;
     return inline ? `${title}${stats} ${body}` : `${title}${stats}\n  ${body}`;
   } catch (error) {
@@ -48,15 +53,38 @@ function statistics(values: ArrayLike<number>): string {
   return `mean=${number(mean)} std=${number(spread)}${warning}`;
 }
 
+/** One element by its row-major number, without a copy of the rest. */
+function element(tensor: Tensor, at: number): number {
+  const size = dtypeBytes(tensor.dtype);
+  const view = new DataView(tensor.bytesSync(at * size, size).buffer);
+  switch (tensor.dtype) {
+    case "f32":
+      return view.getFloat32(0, true);
+    case "f64":
+      return view.getFloat64(0, true);
+    case "f16":
+      return view.getFloat16(0, true);
+    case "i32":
+      return view.getInt32(0, true);
+    case "u8":
+      return view.getUint8(0);
+    case "bf16": {
+      const wide = new DataView(new ArrayBuffer(4));
+      wide.setUint16(2, view.getUint16(0, true), true);
+      return wide.getFloat32(0, true);
+    }
+  }
+}
+
 /** At most six entries of each of the last two dims; two of each dim before them. */
 function corner(
-  data: ArrayLike<number>,
+  read: Read,
   shape: readonly number[],
   dim: number,
   at: number,
   indent: number,
 ): string {
-  if (dim === shape.length) return number(data[at]!);
+  if (dim === shape.length) return number(read(at));
   const step = shape.slice(dim + 1).reduce((a, b) => a * b, 1);
   const size = shape[dim]!;
   const side = dim >= shape.length - 2 ? edge : 1;
@@ -66,7 +94,7 @@ function corner(
       parts.push("…");
       i = size - side;
     }
-    parts.push(corner(data, shape, dim + 1, at + i * step, indent + 1));
+    parts.push(corner(read, shape, dim + 1, at + i * step, indent + 1));
   }
   const last = dim === shape.length - 1;
   return `[${parts.join(last ? ", " : `,\n${" ".repeat(indent + 1)}`)}]`;

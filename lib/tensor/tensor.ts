@@ -137,7 +137,9 @@ export class Tensor implements Owned, Disposable {
     return inspectTensor(this, options?.colors ?? false);
   }
 
-  [Symbol.toPrimitive](): never {
+  /** Text for templates and `String(…)`; arithmetic on a tensor is a mistake and throws. */
+  [Symbol.toPrimitive](hint: string): string {
+    if (hint === "string") return this.toString();
     const label = `Tensor<${this.dtype}>${shown(this.shape)}`;
     throw new TypeError(`${label} is not a number; use .item(), or an operation such as .add()`);
   }

@@ -7,6 +7,7 @@ import { type Json, latestCheckpoint, saveCheckpoint } from "../checkpoint/proto
 import type { Keep } from "../checkpoint/retention.ts";
 import type { BatchStream, DataState } from "../data/batches.ts";
 import { loadParameters } from "../infer/load.ts";
+import { warnUser } from "../log/index.ts";
 import type { XLSTM } from "../nn/model.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import type { Tensor } from "../tensor/index.ts";
@@ -50,7 +51,7 @@ export class Checkpoints {
   constructor(directory: string, options: CheckpointsOptions) {
     this.directory = directory;
     this.#options = options;
-    this.#warn = options.warn ?? console.error;
+    this.#warn = options.warn ?? warnUser;
   }
 
   /** Path of the newest checkpoint this run made or was restored from. */

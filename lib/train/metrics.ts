@@ -12,6 +12,7 @@ import {
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
+import { warnUser } from "../log/index.ts";
 
 /** One line: the step, when it was written, and values keyed `mode/key`. */
 export interface MetricsRecord {
@@ -28,7 +29,7 @@ export interface MetricsOptions {
    * is cut off. Default: an existing file is started afresh.
    */
   resumeAfter?: number;
-  /** Told once when the file cannot be written. Default: console.warn. */
+  /** Told once when the file cannot be written. Default: `warnUser`. */
   warn?: (message: string) => void;
 }
 
@@ -44,7 +45,7 @@ export class MetricsLog implements Disposable {
 
   constructor(directory: string, options: MetricsOptions = {}) {
     this.path = join(directory, options.file ?? "metrics.jsonl");
-    this.#warn = options.warn ?? console.warn;
+    this.#warn = options.warn ?? warnUser;
     this.#try(() => {
       mkdirSync(directory, { recursive: true });
       if (existsSync(this.path)) truncateSync(this.path, keptBytes(this.path, options.resumeAfter));

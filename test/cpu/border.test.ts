@@ -99,6 +99,7 @@ describe("tensors beside other values", () => {
     vector: () => t.arange(5),
     matrix: () => t.randn([20, 30]),
     deep: () => t.zeros([7, 7, 7, 7, 7]),
+    "larger than what is copied": () => t.full([2000, 2100], 0.5, "bf16"),
     "eight dims": () => t.zeros([1, 2, 1, 2, 1, 2, 1, 2]),
     large: () => t.zeros([3000, 3000], "u8"),
     empty: () => t.zeros([3, 0]),
@@ -134,6 +135,26 @@ describe("tensors beside other values", () => {
       x: { shape: x.shape, dtype: x.dtype, device: "cpu" },
     });
     expect(structuredClone(x)).toMatchObject({ id: x.id, shape: [...x.shape] });
+  });
+
+  test("text in templates, no arithmetic, operands of other kinds named", () => {
+    using _ = t.scope();
+    const x = t.tensor([1, 2]);
+    expect(`${x}`).toStartWith("Tensor<f32>[2] cpu");
+    expect(String(x)).toBe(x.toString());
+    expect(() => Number(x)).toThrow("is not a number; use .item()");
+    const wrong = (value: unknown) => () => x.add(value as t.Tensor);
+    expect(wrong(undefined)).toThrow("add: the second operand is undefined; expected a Tensor");
+    expect(wrong(null)).toThrow("add: the second operand is null");
+    expect(wrong([1, 2])).toThrow("is an array; expected a Tensor or a number; make one with");
+  });
+
+  test("a tensor too large to be copied whole shows its corner", () => {
+    using _ = t.scope();
+    for (const dtype of ["f32", "bf16", "f16", "i32", "u8"] as const) {
+      const x = t.full([2100, 2100], 3, dtype);
+      expect(Bun.inspect(x)).toContain("[[3, 3, 3, …, 3, 3, 3],");
+    }
   });
 
   test("what a print says", () => {

@@ -4,7 +4,7 @@ import { native } from "../../native/library.ts";
 import { Binary, Unary } from "../../native/symbols.ts";
 import { full } from "../create.ts";
 import { needsGrad, recorded } from "../tape.ts";
-import { handleOf, result, type Tensor } from "../tensor.ts";
+import { handleOf, result, Tensor } from "../tensor.ts";
 import { cast, sumTo } from "./view.ts";
 
 export type UnaryName = keyof typeof Unary;
@@ -70,7 +70,16 @@ export function clamp(x: Tensor, low = -Infinity, high = Infinity): Tensor {
 }
 
 function binary(name: keyof typeof Binary, a: Tensor, b: Tensor): Tensor {
+  if (!(a instanceof Tensor && b instanceof Tensor)) throw new TypeError(notTensor(name, a, b));
   return result(native().xl_binary(a.handle, b.handle, Binary[name]), name);
+}
+
+/** Names the operand that is neither a tensor nor a number. */
+function notTensor(name: string, a: unknown, b: unknown): string {
+  const [side, value] = a instanceof Tensor ? ["second", b] : ["first", a];
+  const kind = value === null ? "null" : Array.isArray(value) ? "an array" : typeof value;
+  const way = Array.isArray(value) ? "; make one with tensor([...])" : "";
+  return `${name}: the ${side} operand is ${kind}; expected a Tensor or a number${way}`;
 }
 
 /** A number beside a tensor, as a tensor of its dtype. */

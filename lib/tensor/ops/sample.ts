@@ -30,6 +30,7 @@ export interface SampleRow {
  * and counter only, never on the other rows.
  */
 export function sampleTokens(logits: Tensor, rows: readonly SampleRow[]): Tensor {
+  rows.forEach(checkRow);
   const settings = rows.flatMap(({ temperature, topP, minP, topK }) => {
     return [temperature, topP, minP, topK];
   });
@@ -40,4 +41,15 @@ export function sampleTokens(logits: Tensor, rows: readonly SampleRow[]): Tensor
   using drawsOfRows = tensor(Int32Array.from(draws), { shape: [rows.length, 6] });
   const { handle } = logits;
   return result(native().xl_sample(handle, settingsOfRows.handle, drawsOfRows.handle), "sample");
+}
+
+function checkRow(row: SampleRow, at: number): void {
+  const expect = (name: "temperature" | "topK" | "topP" | "minP", ok: boolean, what: string) => {
+    if (!ok) throw new RangeError(`sample: ${name} of row ${at} is ${row[name]}; expected ${what}`);
+  };
+  const { temperature, topK, topP, minP } = row;
+  expect("temperature", temperature >= 0 && Number.isFinite(temperature), "0 or more");
+  expect("topK", Number.isInteger(topK) && topK >= 0, "a whole number, 0 for all tokens");
+  expect("topP", topP > 0 && topP <= 1, "above 0 and at most 1, 1 for all tokens");
+  expect("minP", minP >= 0 && minP <= 1, "from 0 to 1, 0 for all tokens");
 }

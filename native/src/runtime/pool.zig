@@ -158,8 +158,8 @@ const Scratch = struct {
 };
 
 /// Bounded spinning before parking: some 50 to 200 µs, longer than JavaScript takes between two
-/// operations of a training step, so that workers are awake for the next one. Waking a parked thread
-/// costs tens of microseconds on virtual machines, several hundred times a step.
+/// operations of a training step, so that workers are awake for the next one. Waking a parked
+/// thread costs tens of microseconds on virtual machines, several hundred times a step.
 const spins = 4000;
 
 fn wait(word: *const Word, expected: u32) void {
