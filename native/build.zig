@@ -21,8 +21,29 @@ const levels = [_]Level{
     .{ .name = "avx512", .model = &std.Target.x86.cpu.x86_64_v4, .lanes_f32 = 16 },
 };
 
-/// CUDA translation units under `src/kernels/`; each becomes one embedded cubin.
-const cuda_units = [_][]const u8{};
+/// CUDA translation units under `src/kernels/` for every GPU: a cubin for Hopper, PTX for others.
+const portable_units = [_][]const u8{
+    "elementwise", "reduce",    "matmul", "mlstm", "slstm", "conv", "norm", "loss", "index",
+    "random",      "optimizer",
+};
+/// Sources of the emulator, `src/emulator/*.cpp`.
+const emulator_files = [_][]const u8{
+    "driver", "faults", "fibers", "graph", "launch", "memory", "shared", "state", "stream",
+};
+const emulator_flags = [_][]const u8{
+    "-std=c++17",        "-fno-exceptions",     "-fno-rtti",
+    "-ffp-contract=off", "-fno-fast-math",      "-nostdinc++",
+    "-DXL_EMULATED",     "-fvisibility=hidden", "-Wall",
+    "-Wextra",           "-Werror",             "-Wno-unused-const-variable",
+};
+/// Kernels only: the traps become launch errors (src/emulator/faults.cpp).
+const emulated_kernel_flags = emulator_flags ++ [_][]const u8{
+    "-fsanitize=alignment,bounds", "-fsanitize-trap=alignment,bounds",
+};
+
+/// Units that need wgmma and TMA.
+const hopper_only_units = [_][]const u8{};
+const hopper_units = portable_units ++ hopper_only_units;
 
 pub fn build(b: *std.Build) void {
     const base: std.Target.Query = .{
@@ -44,11 +65,12 @@ pub fn build(b: *std.Build) void {
     const options = b.addOptions();
     options.addOption(bool, "cuda", cuda);
     options.addOption(bool, "bindings_only", false);
+    addUnits(options);
     const root = libraryModule(b, base, target, optimize, options);
-    if (cuda) for (cuda_units) |unit| root.addAnonymousImport(
-        b.fmt("{s}.cubin", .{unit}),
-        .{ .root_source_file = compileCubin(b, nvcc, unit) },
-    );
+    if (cuda) {
+        for (hopper_units) |unit| embedKernels(b, root, nvcc, unit, .cubin);
+        for (portable_units) |unit| embedKernels(b, root, nvcc, unit, .ptx);
+    }
     b.installArtifact(b.addLibrary(.{ .name = "xl", .linkage = .dynamic, .root_module = root }));
 
     const run_tests = b.addRunArtifact(b.addTest(.{ .root_module = root }));
@@ -59,6 +81,7 @@ pub fn build(b: *std.Build) void {
         .check = true,
     }).step);
     addBindings(b);
+    addEmulator(b, target);
 }
 
 fn libraryModule(
@@ -101,24 +124,88 @@ fn libraryModule(
     return root;
 }
 
-fn compileCubin(b: *std.Build, nvcc: []const u8, unit: []const u8) std.Build.LazyPath {
-    const run = b.addSystemCommand(&.{
-        nvcc,  "-cubin",    "-gencode=arch=compute_90a,code=sm_90a", "-std=c++17",
-        "-O3", "-lineinfo", "-Werror=all-warnings",
+fn addUnits(options: *std.Build.Step.Options) void {
+    options.addOption([]const []const u8, "hopper_units", &hopper_units);
+    options.addOption([]const []const u8, "portable_units", &portable_units);
+}
+
+/// The CUDA driver of the tests, with the kernels of every portable unit inside: src/emulator.
+fn addEmulator(b: *std.Build, target: std.Build.ResolvedTarget) void {
+    const module = emulatorModule(b, target);
+    inline for (portable_units) |unit| module.addCSourceFile(.{
+        .file = b.path("src/kernels/" ++ unit ++ ".cu"),
+        .flags = &emulated_kernel_flags,
+        .language = .cpp,
     });
-    run.setName(b.fmt("nvcc {s}.cu", .{unit}));
+    const library = b.addLibrary(.{
+        .name = "xl_emulator",
+        .linkage = .dynamic,
+        .root_module = module,
+    });
+    b.step("emulator", "Build the CUDA emulator").dependOn(
+        &b.addInstallArtifact(library, .{}).step,
+    );
+
+    const selftest = emulatorModule(b, target);
+    selftest.addCSourceFile(.{
+        .file = b.path("src/emulator/selftest.cpp"),
+        .flags = &emulated_kernel_flags,
+        .language = .cpp,
+    });
+    const program = b.addExecutable(.{ .name = "emulator_selftest", .root_module = selftest });
+    b.step("emulator-test", "Test the CUDA emulator itself").dependOn(
+        &b.addRunArtifact(program).step,
+    );
+}
+
+fn emulatorModule(b: *std.Build, target: std.Build.ResolvedTarget) *std.Build.Module {
+    const module = b.createModule(.{
+        .target = target,
+        .optimize = .fast,
+        .link_libc = true,
+        .pic = true,
+        .strip = true,
+        .sanitize_c = .off, // the flags choose their checks
+    });
+    inline for (.{ "src/kernels", "src/emulator" }) |path| module.addIncludePath(b.path(path));
+    inline for (emulator_files) |file| module.addCSourceFile(.{
+        .file = b.path("src/emulator/" ++ file ++ ".cpp"),
+        .flags = &emulator_flags,
+        .language = .cpp,
+    });
+    return module;
+}
+
+const Code = enum { cubin, ptx };
+
+/// Compiles a unit; its bytes are embedded under the name `unit.cubin` or `unit.ptx`.
+fn embedKernels(
+    b: *std.Build,
+    root: *std.Build.Module,
+    nvcc: []const u8,
+    unit: []const u8,
+    code: Code,
+) void {
+    const name = b.fmt("{s}.{t}", .{ unit, code });
+    const run = b.addSystemCommand(&.{ nvcc, "-std=c++17", "-O3", "-Werror=all-warnings" });
+    run.setName(b.fmt("nvcc {s}", .{name}));
+    run.addArgs(switch (code) {
+        .cubin => &.{ "-cubin", "-gencode=arch=compute_90a,code=sm_90a", "-lineinfo" },
+        .ptx => &.{ "-ptx", "-arch=compute_80" },
+    });
     run.addArgs(&.{ "-MMD", "-MF" });
-    _ = run.addDepFileOutputArg2(b.fmt("{s}.d", .{unit}), .{}); // headers become inputs
+    _ = run.addDepFileOutputArg2(b.fmt("{s}.d", .{name}), .{}); // headers become inputs
     run.addArg("-o");
-    const cubin = run.addOutputFileArg2(b.fmt("{s}.cubin", .{unit}), .{});
+    const output = run.addOutputFileArg2(name, .{});
     run.addFileArg2(b.path(b.fmt("src/kernels/{s}.cu", .{unit})), .{});
-    return cubin;
+    root.addAnonymousImport(name, .{ .root_source_file = output });
 }
 
 fn addBindings(b: *std.Build) void {
     const options = b.addOptions();
     options.addOption(bool, "cuda", false);
     options.addOption(bool, "bindings_only", true);
+    addUnits(options);
     const native = b.createModule(.{
         .root_source_file = b.path("src/root.zig"),
         .target = b.graph.host,
@@ -137,4 +224,16 @@ fn addBindings(b: *std.Build) void {
         "bindings",
         "Write zig-out/abi/symbols.ts",
     ).dependOn(&b.addInstallFile(symbols, "abi/symbols.ts").step);
+
+    const header = b.addExecutable(.{ .name = "args_header", .root_module = b.createModule(.{
+        .root_source_file = b.path("src/tools/args_header.zig"),
+        .target = b.graph.host,
+        .optimize = .debug,
+        .imports = &.{.{ .name = "native", .module = native }},
+    }) });
+    const args = b.addRunArtifact(header).captureStdOut(.{});
+    b.step(
+        "args",
+        "Write zig-out/abi/args.h",
+    ).dependOn(&b.addInstallFile(args, "abi/args.h").step);
 }

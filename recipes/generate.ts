@@ -9,6 +9,7 @@ import { defineRecipe, runMain } from "../lib/cli/command.ts";
 import { byteTokenizer } from "../lib/data/tokenizer.ts";
 import { generateText } from "../lib/infer/generate.ts";
 import { loadModel } from "../lib/infer/load.ts";
+import { useDevice } from "../lib/tensor/index.ts";
 import { duration } from "../lib/train/progress.ts";
 import { findRun, NoRunError } from "../lib/train/run_folder.ts";
 
@@ -22,6 +23,7 @@ const schema = z.strictObject({
   topP: z.number().gt(0).max(1).default(0.95).describe("of the most likely ones up to this sum"),
   minP: z.number().min(0).max(1).default(0).describe("at least this likely next to the first"),
   repetitionPenalty: z.number().positive().default(1).describe("above 1: fewer repeated bytes"),
+  device: z.enum(["auto", "cpu", "cuda"]).default("auto").describe("auto: a GPU if there is one"),
   seed: z
     .int()
     .min(0)
@@ -38,7 +40,7 @@ const recipe = defineRecipe({
     { command: 'bun run generate "Call me"', what: "goes on with the newest run's model" },
     { command: 'bun run generate "Call me" temperature=0', what: "the most likely text" },
   ],
-  async run({ prompt, run: name, runs, tokens, seed, ...sampling }) {
+  async run({ prompt, run: name, runs, tokens, seed, device, ...sampling }) {
     const run = findRun(runs, name);
     const path = latestCheckpoint(run.checkpoints);
     if (path === undefined) {
@@ -46,6 +48,7 @@ const recipe = defineRecipe({
         `no checkpoint in ${run.checkpoints} is sound: train again, or name run=`,
       );
     }
+    useDevice(device);
     const { model } = loadModel(path);
     const used = seed ?? Math.floor(Math.random() * 1e6);
     const start = performance.now();

@@ -5,6 +5,7 @@
 import { existsSync, statSync } from "node:fs";
 import { availableParallelism, cpus, release, totalmem } from "node:os";
 import manifest from "../package.json" with { type: "json" };
+import { gpuFacts } from "../lib/native/gpu.ts";
 import { libraryPaths, nativeFacts } from "../lib/native/library.ts";
 
 const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
@@ -19,11 +20,23 @@ const facts: Record<string, string> = {
     ? `${path} (${(statSync(path).size / 1e6).toFixed(1)} MB)`
     : `not built; looked for ${libraryPaths().join(", ")}; run \`bun run build:native\``,
   ...(path ? nativeLines() : {}),
-  gpu: existsSync("/dev/nvidia0") ? "NVIDIA device present" : "no NVIDIA device",
+  ...(path ? { gpu: gpuLine() } : {}),
 };
 
 const width = Math.max(...Object.keys(facts).map((name) => name.length));
 for (const [name, value] of Object.entries(facts)) console.log(`${name.padEnd(width)}  ${value}`);
+
+/** The GPU, or why there is none that can be used. */
+function gpuLine(): string {
+  try {
+    const gpu = gpuFacts();
+    const version = gpu.cublasLt > 0 ? `cuBLASLt ${gpu.cublasLt}` : "no cuBLASLt";
+    const memory = `${gib(gpu.freeBytes)} of ${gib(gpu.totalBytes)} free`;
+    return `${gpu.name}, sm_${gpu.capability}, ${memory}, driver CUDA ${gpu.driver}, ${version}`;
+  } catch (error) {
+    return `none: ${error instanceof Error ? error.message : String(error)}`;
+  }
+}
 
 function nativeLines(): Record<string, string> {
   try {

@@ -20,6 +20,7 @@ import {
   optimizerSchema,
 } from "../lib/optim/optimizer.ts";
 import { scheduleSchema } from "../lib/optim/schedule.ts";
+import { useDevice } from "../lib/tensor/index.ts";
 import { Checkpoints } from "../lib/train/checkpoints.ts";
 import { evaluate } from "../lib/train/evaluate.ts";
 import { MetricsLog } from "../lib/train/metrics.ts";
@@ -41,6 +42,7 @@ const schema = z.strictObject({
   batchSize: count.default(8).describe("rows of a batch"),
   length: count.default(128).describe("bytes of a row"),
   accumulate: count.default(1).describe("pieces of a batch, to save memory"),
+  device: z.enum(["auto", "cpu", "cuda"]).default("auto").describe("auto: a GPU if there is one"),
   seed: z.int().min(0).default(0).describe("of the initial weights, the order of data, dropout"),
   model: modelSchema
     .default({
@@ -89,6 +91,7 @@ const recipe = defineRecipe({
   async run(given, { provenance }) {
     const { run, settings } = openRun(schema, resolved(given), provenance, nameOf(given.data));
     const { steps, batchSize: size, length, seed, checkpointEvery: every } = settings;
+    const device = useDevice(settings.device);
     const text = openCorpus(settings.data);
     const model = xlstm(settings.model, { seed });
     const optimizer = makeOptimizer(model.parameters(), optimizerOf(settings));
@@ -101,7 +104,9 @@ const recipe = defineRecipe({
     const restored = settings.resume ? checkpoints.restore(parts) : undefined;
     const start = restored?.step ?? 0;
 
-    console.log(`${model}\n\n${text}, ${size} x ${length} bytes a step, ${steps} steps`);
+    console.log(
+      `${model}\n\n${text}, ${size} x ${length} bytes a step, ${steps} steps on ${device}`,
+    );
     console.log(`run folder ${run.path}${restored ? `, going on from ${restored.path}` : ""}\n`);
     using metrics = new MetricsLog(run.path, restored ? { resumeAfter: start } : {});
     const progress = new Progress({ total: steps, start });

@@ -6,6 +6,8 @@ import { existsSync, statSync } from "node:fs";
 import { z } from "zod";
 import { defineRecipe, runMain } from "../lib/cli/command.ts";
 import { UsageError } from "../lib/cli/exit.ts";
+import { type Device, useDevice } from "../lib/tensor/index.ts";
+import type { Precision } from "../lib/verify/report.ts";
 import { type CaseResult, runFolder } from "../lib/verify/run.ts";
 
 const recipe = defineRecipe({
@@ -13,19 +15,23 @@ const recipe = defineRecipe({
   description: "Runs every reference case of a folder and prints the error of every tensor.",
   schema: z.strictObject({
     dir: z.string().describe("folder with case files (*.safetensors)"),
-    dtype: z.enum(["f64", "f32", "bf16", "all"]).default("all").describe("all: f64 and f32"),
-    device: z.enum(["cpu"]).default("cpu").describe("where to compute"),
+    dtype: z
+      .enum(["f64", "f32", "bf16", "all"])
+      .default("all")
+      .describe("all: f64 and f32; on a GPU f32 and bf16"),
+    device: z.enum(["cpu", "cuda"]).default("cpu").describe("where to compute"),
     json: z.boolean().default(false).describe("one JSON line per case"),
     verbose: z.boolean().default(false).describe("every tensor, not only the worst of a case"),
   }),
   positionals: ["dir"],
   examples: [{ command: "bun run verify ../shared/reference dtype=f32", what: "all cases in f32" }],
-  run({ dir, dtype, json, verbose }) {
+  run({ dir, dtype, device, json, verbose }) {
     if (!existsSync(dir) || !statSync(dir).isDirectory()) {
       throw new UsageError(`${dir} is not a folder: give one that holds *.safetensors case files`);
     }
+    const precisions = precisionsOf(dtype, useDevice(device));
     const counts = { passed: 0, failed: 0, skipped: 0 };
-    for (const precision of dtype === "all" ? (["f64", "f32"] as const) : [dtype]) {
+    for (const precision of precisions) {
       for (const result of runFolder(dir, precision)) {
         counts[result.outcome]++;
         if (json) console.log(JSON.stringify({ dtype: precision, ...result }));
@@ -40,6 +46,14 @@ const recipe = defineRecipe({
     return counts.failed > 0 ? 1 : 0;
   },
 });
+
+function precisionsOf(dtype: Precision | "all", device: Device): readonly Precision[] {
+  if (dtype === "all") return device === "cuda" ? ["f32", "bf16"] : ["f64", "f32"];
+  if (device === "cuda" && dtype === "f64") {
+    throw new UsageError("f64 is for the CPU: use dtype=f32, dtype=bf16 or device=cpu");
+  }
+  return [dtype];
+}
 
 function print(result: CaseResult, precision: string, verbose: boolean): void {
   const { name, operation, outcome, rows, reason } = result;

@@ -16,7 +16,7 @@ const checks = {
   "bun fmt (fix: bun run fmt)": () => runsCleanly(bun, "fmt", "--no-script", "--check"),
   oxlint: () => runsCleanly(join(root, "node_modules", ".bin", "oxlint"), "--deny-warnings"),
   types: () => runsCleanly(bun, "check", "--no-script"),
-  "lib/native/symbols.ts is current (fix: bun run build:native --bindings)": areBindingsCurrent,
+  "symbols.ts and args.h are current (fix: bun run build:native --bindings)": areBindingsCurrent,
   [`README.md names the test command \`${testCommand}\``]: () =>
     readFileSync(join(root, "README.md"), "utf8").includes(testCommand),
 };

@@ -20,6 +20,8 @@ const library = join(folder, "zig-out", "lib", "libxl.so");
 const stampPath = join(folder, "zig-out", ".xlstm-build");
 const generated = join(folder, "zig-out", "abi", "symbols.ts");
 const committed = join(root, "lib", "native", "symbols.ts");
+const generatedHeader = join(folder, "zig-out", "abi", "args.h");
+const committedHeader = join(folder, "src", "kernels", "args.h");
 
 /** Builds libxl.so unless it is up to date. `force` builds always; `nvcc` names the compiler. */
 export async function ensureNative({ force = false, nvcc } = {}) {
@@ -39,24 +41,35 @@ export async function ensureNative({ force = false, nvcc } = {}) {
   });
 }
 
-/** Writes lib/native/symbols.ts, the TypeScript table of the exported functions. */
+/** Builds the emulator of the CUDA driver that tests use where there is no GPU. */
+export async function ensureEmulator() {
+  await ensureZig();
+  runZig(["build", "emulator"], "the CUDA emulator does not build; the errors are above.");
+}
+
+/**
+ * Writes what is generated from the native sources: lib/native/symbols.ts, the TypeScript table of
+ * the exported functions, and native/src/kernels/args.h, the structs that kernels take.
+ */
 export async function writeBindings() {
   await ensureZig();
   generateBindings();
   mkdirSync(dirname(committed), { recursive: true });
   copyFileSync(generated, committed);
-  say("wrote lib/native/symbols.ts");
+  copyFileSync(generatedHeader, committedHeader);
+  say("wrote lib/native/symbols.ts and native/src/kernels/args.h");
 }
 
-/** Whether lib/native/symbols.ts is what the native sources generate. */
+/** Whether symbols.ts and args.h are what the native sources generate. */
 export async function areBindingsCurrent() {
   await ensureZig();
   generateBindings();
-  return existsSync(committed) && readFileSync(committed).equals(readFileSync(generated));
+  const isSame = (path, made) => existsSync(path) && readFileSync(path).equals(readFileSync(made));
+  return isSame(committed, generated) && isSame(committedHeader, generatedHeader);
 }
 
 function generateBindings() {
-  runZig(["build", "bindings"], "the binding table does not build; the errors are above.");
+  runZig(["build", "bindings", "args"], "the binding table does not build; the errors are above.");
 }
 
 function runZig(args, failure) {

@@ -2,13 +2,16 @@
 
 import { existsSync, statSync, writeFileSync, readFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
+import { wheelNvcc } from "./python.mjs";
 import { capture, find, say, SetupError, tools } from "./terminal.mjs";
 
 const oldest = 13;
+/** Written by `bun run setup --cuda`: tests install the wheels too, which changes no build. */
+export const wheelsWanted = join(tools, "cuda-wanted");
 
 /**
- * The nvcc to use, or undefined. Order: the one asked for, $CUDA_HOME, PATH, wheels under
- * .tools/cuda. `XL_CUDA=0` turns CUDA off. An nvcc that is asked for must be usable.
+ * The nvcc to use, or undefined. Order: the one asked for, $CUDA_HOME, PATH, the wheels of
+ * `bun run setup --cuda`. `XL_CUDA=0` turns CUDA off. An nvcc that is asked for must be usable.
  */
 export function findNvcc(chosen) {
   if (process.env.XL_CUDA === "0") return undefined;
@@ -22,7 +25,7 @@ export function findNvcc(chosen) {
   const places = [
     home && join(home, "bin", "nvcc"),
     find("nvcc"),
-    join(tools, "cuda", "nvidia", "cu13", "bin", "nvcc"),
+    existsSync(wheelsWanted) && wheelNvcc,
   ];
   return places.find((path) => path && existsSync(path) && isUsable(path));
 }

@@ -30,7 +30,7 @@ export const zigEnvironment = { ZIG_GLOBAL_CACHE_DIR: join(tools, "zig-cache") }
 /** Installs the pinned Zig when it is not there. */
 export async function ensureZig() {
   if (existsSync(zig)) return;
-  await install("ziglang", zigVersion, zigFolder, "the Zig compiler");
+  await install([`ziglang==${zigVersion}`], zigFolder, "the Zig compiler");
   const { status, output } = capture(zig, ["version"], { env: zigEnvironment });
   if (status === 0 && output.trim() === zigVersion) return;
   rmSync(zigFolder, { recursive: true, force: true });
@@ -38,27 +38,48 @@ export async function ensureZig() {
   throw new SetupError(`Zig ${zigVersion} is needed, and the installed one ${have}.`);
 }
 
+const cudaVersion = "13.0.88";
+/** All five by version: the compiler's package names its parts without one, and pip would mix. */
+const cudaPackages = [
+  `nvidia-cuda-nvcc==${cudaVersion}`,
+  `nvidia-nvvm==${cudaVersion}`,
+  `nvidia-cuda-crt==${cudaVersion}`,
+  "nvidia-cuda-cccl==13.0.85",
+  "nvidia-cuda-runtime==13.0.96",
+];
+const cudaFolder = join(tools, `cuda-${cudaVersion}`);
+
+/** The CUDA compiler from PyPI, whether it is installed or not. */
+export const wheelNvcc = join(cudaFolder, "nvidia", "cu13", "bin", "nvcc");
+
+/** Installs the CUDA compiler (270 MB). */
+export async function ensureNvcc() {
+  if (!existsSync(wheelNvcc)) await install(cudaPackages, cudaFolder, "the CUDA compiler");
+  return wheelNvcc;
+}
+
 /** Installs a BLAS to compare our own matrix product with, and says where it lies. */
 export async function ensureBlas() {
   if (!existsSync(blasFolder)) {
-    await install("scipy-openblas32", blasVersion, blasFolder, "OpenBLAS");
+    await install([`scipy-openblas32==${blasVersion}`], blasFolder, "OpenBLAS");
   }
   return join(blasFolder, "scipy_openblas32", "lib");
 }
 
-async function install(name, version, folder, what) {
+async function install(packages, folder, what) {
   await exclusively(() => {
     if (existsSync(folder)) return;
     const python = findPython();
-    say(`installing ${what} (${name} ${version} from PyPI) into .tools (once)`);
+    const shown = packages[0].replace("==", " ");
+    say(`installing ${what} (${shown} from PyPI) into .tools (once)`);
     const partial = `${folder}.partial`;
     rmSync(partial, { recursive: true, force: true });
     mkdirSync(partial, { recursive: true });
     const args = ["-m", "pip", "install", "--target", partial, "--no-deps", "--no-cache-dir"];
-    const { status, output } = capture(python, [...args, "--quiet", `${name}==${version}`]);
+    const { status, output } = capture(python, [...args, "--quiet", ...packages]);
     if (status === 0) return renameSync(partial, folder);
     rmSync(partial, { recursive: true, force: true });
-    throw new SetupError(explain(output, `${name}==${version}`, python));
+    throw new SetupError(explain(output, packages.join(" "), python));
   });
 }
 

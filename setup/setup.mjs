@@ -1,16 +1,26 @@
-// `bun run setup [--blas]`: what every recipe does at its start, and the optional BLAS.
+// `bun run setup [--blas] [--cuda]`: what every recipe does at its start, an optional BLAS, and the
+// CUDA compiler for machines without a CUDA toolkit.
+
+import { writeFileSync } from "node:fs";
 
 import { ensureNative } from "./native.mjs";
 import { ensurePackages } from "./packages.mjs";
-import { ensureBlas } from "./python.mjs";
+import { wheelsWanted } from "./nvcc.mjs";
+import { ensureBlas, ensureNvcc } from "./python.mjs";
 import { say, SetupError, withErrors } from "./terminal.mjs";
 
 await withErrors(async () => {
-  const unknown = process.argv.slice(2).filter((argument) => argument !== "--blas");
+  const known = ["--blas", "--cuda"];
+  const unknown = process.argv.slice(2).filter((argument) => !known.includes(argument));
   if (unknown.length > 0) {
-    throw new SetupError(`${unknown.join(", ")} is unknown; \`bun run setup\` knows --blas alone.`);
+    const list = known.join(" and ");
+    throw new SetupError(`${unknown.join(", ")} is unknown; \`bun run setup\` knows ${list}.`);
   }
   await ensurePackages();
+  if (process.argv.includes("--cuda")) {
+    say(`nvcc lies in ${await ensureNvcc()}`);
+    writeFileSync(wheelsWanted, "builds use the CUDA compiler beside this file\n");
+  }
   await ensureNative();
   if (process.argv.includes("--blas")) say(`OpenBLAS lies in ${await ensureBlas()}`);
   say("ready");

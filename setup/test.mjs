@@ -4,8 +4,11 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { closest } from "../lib/config/suggest.ts";
-import { runNativeTests } from "./native.mjs";
+import { checkKernels } from "./kernels.mjs";
+import { ensureEmulator, runNativeTests } from "./native.mjs";
+import { findNvcc } from "./nvcc.mjs";
 import { bun } from "./packages.mjs";
+import { ensureNvcc } from "./python.mjs";
 import { root, SetupError, show, tail, tools, withErrors } from "./terminal.mjs";
 
 const folders = (...names) => names.map((name) => `./test/${name}`);
@@ -15,10 +18,8 @@ const tiers = {
   native: () => nativeTier("safe"),
   pure: () => bunTier("pure", folders("pure", "tidy.test.ts")),
   cpu: () => bunTier("cpu", folders("cpu")),
-  gpu: () =>
-    existsSync(gpuDevice)
-      ? bunTier("gpu", folders("gpu"))
-      : { skipped: `no NVIDIA GPU here (${gpuDevice} is missing)` },
+  kernels: kernelTier,
+  gpu: gpuTier,
   multi: () => bunTier("multi", folders("multi")),
 };
 // Not part of a run without names: the same tests as `native`, in builds that are slow to run.
@@ -28,10 +29,11 @@ const extra = {
 };
 
 await withErrors(async () => {
-  const results = chosenTiers().map((name) => {
+  const results = [];
+  for (const name of chosenTiers()) {
     process.stdout.write(`\n--- ${name}\n`);
-    return { name, ...(tiers[name] ?? extra[name])() };
-  });
+    results.push({ name, ...(await (tiers[name] ?? extra[name])()) });
+  }
   process.stdout.write("\n");
   for (const result of results) process.stdout.write(`${describe(result)}\n`);
   const sum = (key) => results.reduce((total, result) => total + (result[key] ?? 0), 0);
@@ -63,6 +65,24 @@ function nativeTier(mode) {
   const failed = Number(total) - Number(passed) - skipped;
   // A failed status without a failed test is a crash, a leak, or a test program that did not build.
   return { passed: Number(passed), failed: status === 0 ? failed : Math.max(failed, 1), skipped };
+}
+
+/** Every CUDA unit must compile, whether there is a GPU or not. */
+async function kernelTier() {
+  const results = checkKernels(findNvcc() ?? (await ensureNvcc()));
+  for (const { unit, problems } of results) {
+    for (const problem of problems) process.stdout.write(`${unit}: ${problem}\n`);
+  }
+  const failed = results.filter(({ problems }) => problems.length > 0).length;
+  return { passed: results.length - failed, failed };
+}
+
+/** On the GPU; where there is none the same tests run on the emulator, and the line says so. */
+async function gpuTier() {
+  if (existsSync(gpuDevice)) return bunTier("gpu", folders("gpu"));
+  await ensureEmulator();
+  const note = `on the emulator: no NVIDIA GPU here (${gpuDevice} is missing)`;
+  return { note, ...bunTier("gpu", folders("gpu")) };
 }
 
 function bunTier(name, paths) {

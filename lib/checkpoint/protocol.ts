@@ -9,8 +9,8 @@
 import { existsSync, readdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import library from "../../package.json" with { type: "json" };
-import { CheckpointError, messageOf, NoSoundCheckpointError, UnreadableError } from "./errors.ts";
 import { warnUser } from "../log/index.ts";
+import { CheckpointError, messageOf, NoSoundCheckpointError, UnreadableError } from "./errors.ts";
 import { type Files, quietly, systemFiles, writeDurably } from "./files.ts";
 import { type Json, plainJson } from "./json.ts";
 import {
@@ -206,12 +206,7 @@ export interface FindOptions {
  */
 export function latestCheckpoint(
   directory: string,
-  {
-    verify = "full",
-    allowFresh = false,
-    files = systemFiles,
-    warn = warnUser,
-  }: FindOptions = {},
+  { verify = "full", allowFresh = false, files = systemFiles, warn = warnUser }: FindOptions = {},
 ): string | undefined {
   const left: string[] = [];
   for (;;) {

@@ -94,6 +94,6 @@ export class Sampler {
       const value = values[id]!;
       values[id] = value > 0 ? value / penalty : value * penalty;
     }
-    return tensor(values, { shape: logits.shape });
+    return tensor(values, { shape: logits.shape }).to(logits.device);
   }
 }

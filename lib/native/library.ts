@@ -29,10 +29,16 @@ export interface NativeOptions {
    * the in-tree product has the same bits for every number of threads. `XL_BLAS`.
    */
   blas?: string;
+  /** Which GPU of this machine. `XL_GPU`. Default: 0. */
+  gpu?: number;
+  /** Path of the CUDA driver. `XL_CUDA_DRIVER`. Default: libcuda.so.1. */
+  cudaDriver?: string;
+  /** Path of cuBLASLt. `XL_CUBLASLT`. Default: searched for. */
+  cublasLt?: string;
 }
 
 const levels = ["plain", "avx2", "avx512"] as const;
-const options: NativeOptions = {};
+export const options: NativeOptions = {};
 let loaded: Symbols | undefined;
 let views: Scratch | undefined;
 
@@ -97,7 +103,8 @@ export function claim(address: number, bytes: number): ArrayBuffer {
 
 let deallocator: Pointer | undefined;
 
-function lastError(): string {
+/** The text of the last failure on this thread. */
+export function lastError(): string {
   return String(native().xl_last_error());
 }
 

@@ -1,6 +1,6 @@
 // Generated from the Zig export table by `bun run build:native --bindings`. Do not edit.
 
-export const abiHash = 359602908;
+export const abiHash = 948449;
 
 export const Status = {
   ok: 0,
@@ -497,6 +497,66 @@ export const symbols = {
   /** xl_file_close(file) Closes a file. */
   xl_file_close: {
     args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_open_device(path_length, ordinal, synchronous) Opens a GPU through the driver whose path is in scratch text. */
+  xl_open_device: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_use_cublaslt(path_length) Opens the cuBLASLt library whose path is in scratch text. */
+  xl_use_cublaslt: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_use_device(device) Where new tensors go. */
+  xl_use_device: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_device_facts() Name in scratch text; numbers: see ops/device.zig. */
+  xl_device_facts: {
+    args: [],
+    returns: "i32",
+  },
+  /** xl_to_device(x, device) The tensor on another device. */
+  xl_to_device: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_synchronize() Waits for the GPU. */
+  xl_synchronize: {
+    args: [],
+    returns: "i32",
+  },
+  /** xl_capture_begin() Records launches instead of running them. */
+  xl_capture_begin: {
+    args: [],
+    returns: "i32",
+  },
+  /** xl_capture_end(keep) Numbers: the graph, its launches. */
+  xl_capture_end: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_replay(graph) Runs a captured graph. */
+  xl_replay: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_destroy_graph(graph) Releases a captured graph. */
+  xl_destroy_graph: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_mark(which) Puts a time mark (0 or 1) into the stream. */
+  xl_mark: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_elapsed() Numbers: milliseconds between the marks. */
+  xl_elapsed: {
+    args: [],
     returns: "i32",
   },
   /** xl_ceiling(loops) Peak multiply-add rate; numbers: FLOP done. */

@@ -6,6 +6,8 @@
 import {
   cast,
   crossEntropy,
+  currentDevice,
+  type Device,
   div,
   type DType,
   embedding,
@@ -70,7 +72,8 @@ export class XLSTM {
   /** Parameters are zero until `initialize` or a checkpoint fills them. */
   constructor(config: ModelConfig) {
     this.config = config;
-    this.dtype = config.dtype === "auto" ? "f32" : config.dtype;
+    const automatic = currentDevice() === "cuda" ? "bf16" : "f32";
+    this.dtype = config.dtype === "auto" ? automatic : config.dtype;
     const stored = this.dtype === "f64" ? "f64" : "f32";
     const store = new ParameterStore(parameterSpecs(config), stored);
     this.#table = store.take("embedding.table");
@@ -85,6 +88,11 @@ export class XLSTM {
   /** Parameters by dotted name, in a fixed order. A tied table appears once. */
   parameters(): ReadonlyMap<string, Parameter> {
     return this.#parameters;
+  }
+
+  /** Where the parameters lie: the default device of the time the model was made. */
+  get device(): Device {
+    return this.#table.device;
   }
 
   /** Number of parameters. */
@@ -103,7 +111,7 @@ export class XLSTM {
 
   /** tokens i32 [B, S] → hidden activations before the head [B, S, D]. */
   hidden(tokens: Tokens, options: ForwardOptions = {}): { hidden: Tensor; state?: ModelState } {
-    const ids = tokensOf(tokens);
+    const ids = tokensOf(tokens).to(this.device);
     const context = contextOf(options);
     let x = embedding(this.#table, ids, this.dtype);
     if (this.config.embeddingDropout) {
@@ -141,7 +149,7 @@ export class XLSTM {
     return linearCrossEntropy(
       cast(hidden, this.#headDtype()),
       this.#head,
-      tokensOf(batch.targets),
+      tokensOf(batch.targets).to(this.device),
       {
         mask: batch.mask,
         softCap: this.config.logitSoftCap,

@@ -4,7 +4,17 @@
 import { native, check } from "../native/library.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { keyOf, type Key } from "../tensor/random.ts";
-import { keep, requireGrad, Tensor, zeros, full, write, tensor, noGrad } from "../tensor/index.ts";
+import {
+  full,
+  keep,
+  noGrad,
+  onDevice,
+  requireGrad,
+  Tensor,
+  tensor,
+  write,
+  zeros,
+} from "../tensor/index.ts";
 import { putFloats } from "../tensor/tensor.ts";
 import type { Initializer, ParameterSpec } from "./parameters.ts";
 
@@ -36,12 +46,13 @@ export function initialize(parameter: Parameter, init: Initializer, seed: number
       case "uniform":
         return draw(parameter, 0, key, init.high - init.low, init.low);
       case "constant": {
-        using value = full([], init.value, parameter.dtype);
+        using value = onDevice(parameter.device, () => full([], init.value, parameter.dtype));
         write(parameter, value);
         return;
       }
       case "values": {
-        using values = tensor(Float64Array.from(init.values), { shape: parameter.shape });
+        const data = Float64Array.from(init.values);
+        using values = onDevice(parameter.device, () => tensor(data, { shape: parameter.shape }));
         write(parameter, values);
         return;
       }

@@ -15,7 +15,7 @@ import {
   noGrad,
   scope,
   type Tensor,
-  zeros,
+  zerosLike,
 } from "../tensor/index.ts";
 import { handleOf, putFloats, putInts, result, results } from "../tensor/tensor.ts";
 import { type Schedule, schedule, scheduleSchema } from "./schedule.ts";
@@ -105,7 +105,7 @@ export class Optimizer {
       parameter,
       name: key,
       decay: decays(this.config, key, parameter) ? this.config.weightDecay : 0,
-      moments: Array.from({ length: count }, () => keep(zeros(parameter.shape, parameter.dtype))),
+      moments: Array.from({ length: count }, () => keep(zerosLike(parameter))),
     }));
   }
 

@@ -1,6 +1,7 @@
 // Creation. JavaScript numbers default to f32; other dtypes are asked for.
 
 import { native } from "../native/library.ts";
+import { onDevice } from "./device.ts";
 import { type DType, dtypeOf, type TypedArray } from "./dtype.ts";
 import { DTypeError, ShapeError, shown } from "./errors.ts";
 import { type Nested, codeOf, convert, putFloats, putInts, result, Tensor } from "./tensor.ts";
@@ -96,6 +97,11 @@ export function full(shape: readonly number[], value: number, dtype: DType = "f3
 
 export function zeros(shape: readonly number[], dtype: DType = "f32"): Tensor {
   return full(shape, 0, dtype);
+}
+
+/** Zeros of the shape and on the device of another tensor. */
+export function zerosLike(like: Tensor, dtype: DType = like.dtype): Tensor {
+  return onDevice(like.device, () => zeros(like.shape, dtype));
 }
 
 export function ones(shape: readonly number[], dtype: DType = "f32"): Tensor {

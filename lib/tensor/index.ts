@@ -7,6 +7,7 @@
 import "./methods.ts";
 
 export * from "./create.ts";
+export * from "./device.ts";
 export type { Device, DType, TypedArray } from "./dtype.ts";
 export { arithmetic } from "./dtype.ts";
 export * from "./errors.ts";

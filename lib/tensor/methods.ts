@@ -10,6 +10,7 @@ import * as reduce from "./ops/reduce.ts";
 import * as view from "./ops/view.ts";
 import { backward, hooks, requireGrad } from "./tape.ts";
 import { ones } from "./create.ts";
+import { onDevice, toDevice } from "./device.ts";
 import { Gradients } from "./gradients.ts";
 import { keep } from "./scope.ts";
 import { Tensor } from "./tensor.ts";
@@ -63,6 +64,7 @@ const functions = {
   min: reduce.min,
   sum: reduce.sum,
   sumSquares: reduce.sumSquares,
+  to: toDevice,
   cast: view.cast,
   clone: view.clone,
   expand: view.expand,
@@ -123,4 +125,4 @@ define("write_", function (this: Tensor, source: Tensor) {
 });
 
 hooks.add = elementwise.add;
-hooks.ones = (like) => ones(like.shape, like.dtype);
+hooks.ones = (like) => onDevice(like.device, () => ones(like.shape, like.dtype));

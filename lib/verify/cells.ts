@@ -11,6 +11,7 @@ import {
   mlstm,
   type MlstmState,
   mul,
+  onDevice,
   reshape,
   requireGrad,
   slstm,
@@ -160,7 +161,7 @@ function compare(
   run: (dtype: DType, through?: DType) => Computed,
 ): Row[] {
   const got = run(precision);
-  const judge = precision === "bf16" ? run("f64", "bf16") : undefined;
+  const judge = precision === "bf16" ? onDevice("cpu", () => run("f64", "bf16")) : undefined;
   const comparison = new Comparison();
   for (const [part, bar] of [
     ["outputs", bars.output],

@@ -8,6 +8,8 @@ pub const scratch = @import("abi/scratch.zig");
 pub const Status = @import("abi/status.zig").Status;
 pub const DType = @import("dtype.zig").DType;
 pub const Device = @import("runtime/tensor.zig").Device;
+pub const args = @import("args.zig");
+pub const cuda_plans = @import("cuda/table.zig").plans;
 pub const elementwise = @import("args/elementwise.zig");
 pub const optimizer = @import("args/optimizer.zig");
 

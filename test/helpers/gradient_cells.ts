@@ -141,7 +141,7 @@ function scalarWithState(note: string, options: Options<SlstmOptions>): Gradient
       const { y, state: last } = t.slstm(wx, r, b, { ...given, state: t.concat(state, 1) });
       const [y1, c, n, m] = t.split(last, [1, 1, 1, 1], 1) as [Tensor, Tensor, Tensor, Tensor];
       // Without a stabiliser (plain LSTM) m stays what it was and scales nothing.
-      const factor = given.function === "lstm" ? t.full([], 1, y.dtype) : t.exp(m.detach());
+      const factor = given.function === "lstm" ? t.full([], 1, c.dtype) : t.exp(m.detach());
       const rest = given.function === "lstm" ? [] : [mul(n, factor)];
       return [given.lengths ? valid(y) : y, y1, mul(c, factor), ...rest];
     },

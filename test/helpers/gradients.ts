@@ -3,6 +3,7 @@
 import { relativeError } from "../../lib/verify/report.ts";
 import {
   add,
+  cast,
   mul,
   noGrad,
   requireGrad,
@@ -49,8 +50,10 @@ function objective(outputs: Outputs): Tensor {
   for (const output of list as (Tensor | undefined)[]) {
     if (!output) continue;
     const data = random.normals(output.size);
-    const weight = tensor(data, { shape: output.shape, dtype: output.dtype });
-    const part = sum(mul(output, weight));
+    // Values and states of one function may be bf16 and f32.
+    const wide = output.dtype === "bf16" ? cast(output, "f32") : output;
+    const weight = tensor(data, { shape: output.shape, dtype: wide.dtype });
+    const part = sum(mul(wide, weight));
     total = total ? add(total, part) : part;
   }
   if (!total) throw new Error("the function returned no tensor");
@@ -61,7 +64,7 @@ function objective(outputs: Outputs): Tensor {
 export function tapeGradients(
   f: Function,
   inputs: readonly Values[],
-  dtype: "f64" | "f32" = "f64",
+  dtype: "f64" | "f32" | "bf16" = "f64",
 ): Float64Array[] {
   return scope(() => {
     const leaves = inputs.map(({ data, shape }) => requireGrad(tensor(data, { shape, dtype })));
@@ -69,7 +72,9 @@ export function tapeGradients(
     return leaves.map((leaf) => {
       const grad = grads.get(leaf);
       if (!grad) return new Float64Array(leaf.size);
-      if (grad.shape.join() !== leaf.shape.join() || grad.dtype !== leaf.dtype) {
+      // Gradients of what is summed over tokens (weights, scales) are f32 beside bf16.
+      const isWide = leaf.dtype === "bf16" && grad.dtype === "f32";
+      if (grad.shape.join() !== leaf.shape.join() || (grad.dtype !== leaf.dtype && !isWide)) {
         throw new Error(
           `a gradient is ${grad.dtype}[${grad.shape}], its leaf ${leaf.dtype}[${leaf.shape}]`,
         );
@@ -77,6 +82,21 @@ export function tapeGradients(
       return Float64Array.from(grad.dataSync());
     });
   });
+}
+
+/** Values of every output. */
+export function values(
+  f: Function,
+  inputs: readonly Values[],
+  dtype: "f64" | "f32" | "bf16",
+): Float64Array[] {
+  return noGrad(() =>
+    scope(() => {
+      const outputs = f(...inputs.map(({ data, shape }) => tensor(data, { shape, dtype })));
+      const list = (Array.isArray(outputs) ? outputs : [outputs]) as (Tensor | undefined)[];
+      return list.flatMap((output) => (output ? [Float64Array.from(output.dataSync())] : []));
+    }),
+  );
 }
 
 /** The same by (L(x + step) − L(x − step)) / 2 step, one element at a time, without the tape. */

@@ -1,7 +1,7 @@
 // Causal depthwise convolution over time, and head-wise (block-diagonal) linear maps.
 
 import { native } from "../../native/library.ts";
-import { zeros } from "../create.ts";
+import { zerosLike } from "../create.ts";
 import { record, recorded } from "../tape.ts";
 import { handleOf, putInts, result, results, type Tensor } from "../tensor.ts";
 import { reshape } from "./view.ts";
@@ -43,7 +43,7 @@ export function causalConv(
   );
   const [y, last] = results(status, "causalConv") as [Tensor, Tensor];
   record("causalConv", [x, weight, bias, state], [y, last], ([dy, dlast]) => {
-    const given = dy ?? zeros(y.shape, y.dtype);
+    const given = dy ?? zerosLike(y);
     putInts([given, x, weight, bias, state, borders, lengths, dlast].map(handleOf));
     const status = native().xl_conv_backward(silu);
     const [dx, dweight, dbias, dstate] = results(status, "causalConv");

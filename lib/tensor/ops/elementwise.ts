@@ -3,6 +3,8 @@
 import { native } from "../../native/library.ts";
 import { Binary, Unary } from "../../native/symbols.ts";
 import { full } from "../create.ts";
+import { onDevice } from "../device.ts";
+import type { DType } from "../dtype.ts";
 import { needsGrad, recorded } from "../tape.ts";
 import { handleOf, result, Tensor } from "../tensor.ts";
 import { cast, sumTo } from "./view.ts";
@@ -82,9 +84,13 @@ function notTensor(name: string, a: unknown, b: unknown): string {
   return `${name}: the ${side} operand is ${kind}; expected a Tensor or a number${way}`;
 }
 
+function scalarLike(like: Tensor, value: number, dtype: DType): Tensor {
+  return onDevice(like.device, () => full([], value, dtype));
+}
+
 /** A number beside a tensor, as a tensor of its dtype. */
 function lift(x: Operand, like: Tensor): Tensor {
-  return typeof x === "number" ? full([], x, like.dtype) : x;
+  return typeof x === "number" ? scalarLike(like, x, like.dtype) : x;
 }
 
 /** Broadcasting sum; sizes must be equal or 1, trailing dims aligned. */
@@ -159,7 +165,7 @@ export function where(mask: Tensor, a: Operand, b: Operand): Tensor {
   const bits = cast(mask, "u8");
   const y = result(native().xl_where(bits.handle, yes.handle, no.handle), "where");
   return recorded("where", [yes, no], y, (dy) => {
-    const zero = full([], 0, dy.dtype);
+    const zero = scalarLike(dy, 0, dy.dtype);
     const pick = (p: Tensor, q: Tensor, to: Tensor) =>
       sumLike(result(native().xl_where(bits.handle, p.handle, q.handle), "where"), to);
     return [pick(dy, zero, yes), pick(zero, dy, no)];

@@ -1,7 +1,7 @@
 // The mLSTM cell: chunkwise, parallel or recurrent form of one function. kernels.md §2-6.
 
 import { native } from "../../native/library.ts";
-import { zeros } from "../create.ts";
+import { zeros, zerosLike } from "../create.ts";
 import { record } from "../tape.ts";
 import { handleOf, putFloats, putInts, result, results, type Tensor } from "../tensor.ts";
 
@@ -85,7 +85,7 @@ export function mlstm(
   const [h, sigma, m, cLast, nLast, mLast] = results(native().xl_mlstm(), "mlstm") as Six;
   m.dispose();
   record("mlstm", [q, k, v, i, f, initial[0], initial[1]], [h, cLast, nLast], ([dh, dc, dn]) => {
-    const given = dh ?? zeros(h.shape, h.dtype);
+    const given = dh ?? zerosLike(h);
     putInts([...all, h, sigma, given, dc, normalized ? dn : undefined].map(handleOf));
     putOptions(options, length);
     const grads = results(native().xl_mlstm_backward(), "mlstm");

@@ -2,6 +2,7 @@
 
 import { native } from "../../native/library.ts";
 import { tensor } from "../create.ts";
+import { onDevice } from "../device.ts";
 import type { Key } from "../random.ts";
 import { result, type Tensor } from "../tensor.ts";
 
@@ -37,10 +38,12 @@ export function sampleTokens(logits: Tensor, rows: readonly SampleRow[]): Tensor
   const draws = rows.flatMap(({ key, position, choice, prompt }) => {
     return [key.low, key.high, position, choice, prompt, 0];
   });
-  using settingsOfRows = tensor(Float64Array.from(settings), { shape: [rows.length, 4] });
-  using drawsOfRows = tensor(Int32Array.from(draws), { shape: [rows.length, 6] });
-  const { handle } = logits;
-  return result(native().xl_sample(handle, settingsOfRows.handle, drawsOfRows.handle), "sample");
+  return onDevice(logits.device, () => {
+    using settingsOfRows = tensor(Float64Array.from(settings), { shape: [rows.length, 4] });
+    using drawsOfRows = tensor(Int32Array.from(draws), { shape: [rows.length, 6] });
+    const { handle } = logits;
+    return result(native().xl_sample(handle, settingsOfRows.handle, drawsOfRows.handle), "sample");
+  });
 }
 
 function checkRow(row: SampleRow, at: number): void {

@@ -3,7 +3,7 @@
 import { native } from "../../native/library.ts";
 import { needsGrad, record } from "../tape.ts";
 import { handleOf, putFloats, putInts, result, results, type Tensor } from "../tensor.ts";
-import { zeros } from "../create.ts";
+import { zerosLike } from "../create.ts";
 
 export interface SlstmOptions {
   /** [B, 4, NH, DH] in the order y, c, n, m; default zeros. */
@@ -50,7 +50,7 @@ export function slstm(
   const [y, last, saved] = results(status, "slstm") as [Tensor, Tensor, Tensor];
   if (!save) saved.dispose();
   record("slstm", [wx, r, b, state], [y, last], ([dy, dlast]) => {
-    const given = dy ?? zeros(y.shape, y.dtype);
+    const given = dy ?? zerosLike(y);
     putInts([given, dlast, r, state, borders, lengths, saved].map(handleOf));
     putFloats(floats);
     const [dwx, dr, db, dinitial] = results(native().xl_slstm_backward(kind), "slstm");

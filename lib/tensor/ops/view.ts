@@ -6,7 +6,7 @@ import { isFloat } from "../dtype.ts";
 import { ShapeError, shown } from "../errors.ts";
 import { recorded } from "../tape.ts";
 import { codeOf, int32, putInts, result, type Tensor } from "../tensor.ts";
-import { zeros } from "../create.ts";
+import { zerosLike } from "../create.ts";
 
 /** The dim as an index from 0; negative dims count from the end. */
 export function dimOf(x: Tensor, dim: number, operation: string): number {
@@ -69,7 +69,7 @@ export function slice(x: Tensor, dim: number, start = 0, end?: number, step = 1)
   for (const position of [from, to, step]) int32(position, "a position of a slice");
   const y = result(native().xl_slice(x.handle, at, from, to, step), "slice");
   return recorded("slice", [x], y, (dy) => {
-    const dx = zeros(x.shape, dy.dtype);
+    const dx = zerosLike(x, dy.dtype);
     using window = result(native().xl_slice(dx.handle, at, from, to, step), "slice");
     write(window, dy);
     return [dx];

@@ -34,6 +34,7 @@ pub const table = base ++
     @import("exports_math.zig").table ++
     @import("exports_nn.zig").table ++
     @import("exports_file.zig").table ++
+    @import("exports_device.zig").table ++
     @import("exports_bench.zig").table;
 
 comptime {

@@ -72,6 +72,24 @@ pub const Table = struct {
         return slot;
     }
 
+    pub fn iterator(table: *Table) Iterator {
+        return .{ .slots = table.slots.items };
+    }
+
+    pub const Iterator = struct {
+        slots: []Slot,
+        at: usize = 0,
+
+        pub fn next(walk: *Iterator) ?*Tensor {
+            while (walk.at < walk.slots.len) {
+                const slot = &walk.slots[walk.at];
+                walk.at += 1;
+                if (slot.live) return &slot.tensor;
+            }
+            return null;
+        }
+    };
+
     /// Safe from any thread.
     pub fn drop(table: *Table, cell: *Cell) void {
         var head = table.dropped.load(.monotonic);

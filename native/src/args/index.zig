@@ -11,6 +11,9 @@ pub const RangeCheck = extern struct {
     low: *anyopaque, // i32 [1]
     high: *anyopaque, // i32 [1]
     count: u64,
+    /// Ids lie in [0, limit). On CUDA nothing waits for the answer: `low` and `high` are not
+    /// written, a bad id is recorded on the device and raised where the host reads values.
+    limit: u64 = 0,
     pub const storage = .{ f32, f64 }; // S = A, the type of `weights`; f32 where there are none
 };
 

@@ -15,6 +15,7 @@ pub fn ceiling(context: *Context, loops: f64) Error!void {
     var call = Call.begin(context, "ceiling");
     defer call.end();
     if (!(loops >= 1 and loops <= 1e10)) return call.invalid("{d} loops", .{loops});
+    context.device = .cpu;
     const tasks = context.pool.view.threads;
     const out = try call.temporary(.f32, &.{tasks});
     try call.run("ceiling", .f32, .{
@@ -33,6 +34,7 @@ pub fn useBlas(context: *Context, path_length: i32) Error!void {
     var call = Call.begin(context, "blas");
     defer call.end();
     context.blas = null;
+    context.device = .cpu;
     if (path_length == 0) return;
     if (path_length < 0 or path_length >= scratch.block.text.len)
         return call.invalid("a path of {d} bytes", .{path_length});

@@ -25,8 +25,11 @@ pub const Call = struct {
     output_count: usize = 0,
     temporaries: [32]*tensors.Block = undefined,
     temporary_count: usize = 0,
+    has_device: bool = false,
 
+    /// The call computes where its first input lies; without inputs, on the default device.
     pub fn begin(context: *Context, name: []const u8) Call {
+        context.device = context.default_device;
         return .{ .context = context, .name = name };
     }
 
@@ -51,10 +54,18 @@ pub const Call = struct {
 
     /// The tensor as it is, any strides.
     pub fn view(call: *Call, comptime what: []const u8, handle: i32) Error!Tensor {
-        return call.context.get(handle) catch return call.invalid(what ++
+        const tensor = call.context.get(handle) catch return call.invalid(what ++
             " is not a live tensor (handle {d}): it was disposed of or its scope has ended", .{
             handle,
         });
+        if (!call.has_device) {
+            call.has_device = true;
+            call.context.device = tensor.device();
+        } else if (tensor.device() != call.context.device) return call.invalid(
+            what ++ " is on {t}, the tensors before it on {t}; move one of them with .to(device)",
+            .{ tensor.device(), call.context.device },
+        );
+        return tensor;
     }
 
     pub fn optionalView(call: *Call, comptime what: []const u8, handle: i32) Error!?Tensor {

@@ -72,8 +72,7 @@ pub fn fromBytes(
     const y = try call.output(dtype, shape);
     if (bytes > 0) {
         const from: [*]const u8 = @ptrCast(source orelse return call.invalid("no data", .{}));
-        const to: [*]u8 = @ptrCast(y.data());
-        @memcpy(to[0..bytes], from[0..bytes]);
+        try context.write(y, 0, from[0..bytes]);
     }
     try call.commit();
 }
@@ -96,8 +95,7 @@ pub fn toBytes(
     );
     if (bytes == 0) return;
     const to: [*]u8 = @ptrCast(target orelse return call.invalid("no buffer", .{}));
-    const from: [*]const u8 = @ptrCast(x.data());
-    @memcpy(to[0..bytes], from[offset..][0..bytes]);
+    try context.read(x, offset, to[0..bytes]);
 }
 
 /// Writes bytes into the row-major tensor in place.
@@ -122,6 +120,22 @@ pub fn writeBytes(
     );
     if (bytes == 0) return;
     const from: [*]const u8 = @ptrCast(source orelse return call.invalid("no data", .{}));
-    const to: [*]u8 = @ptrCast(x.data());
-    @memcpy(to[offset..][0..bytes], from[0..bytes]);
+    try context.write(x, offset, from[0..bytes]);
+}
+
+/// The tensor on a device; itself, shared, where it lies there already. Row-major.
+pub fn move(context: *Context, handle: i32, code: i32) Error!void {
+    var call = Call.begin(context, "to");
+    defer call.end();
+    const device = std.enums.fromInt(tensors.Device, code) orelse
+        return call.invalid("device code {d} is not one of 0 (cpu), 1 (cuda)", .{code});
+    try context.expectDevice(device);
+    const given = try call.view("x", handle);
+    if (given.device() == device) call.outputView(given) else {
+        const x = try call.contiguous(given);
+        context.device = device;
+        const y = try call.output(x.dtype, x.dims());
+        try context.transfer(x, y);
+    }
+    try call.commit();
 }

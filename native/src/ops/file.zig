@@ -184,11 +184,29 @@ pub fn load(context: *Context, id: i32, index: i32, dtype: i32) Error!void {
         return call.invalid("dtype code {d} is not one of -1 to 5", .{dtype});
     var shape: [tensors.max_rank]usize = undefined;
     try checkShape(&call, source, found, &shape);
-    const y = try call.output(wanted, shape[0..found.rank]);
-    const raw = if (wanted == stored) y else try call.temporary(stored, shape[0..found.rank]);
-    try readInto(source, found, raw);
-    if (wanted != stored and raw.count() > 0) try op.copyInto(context, raw, y);
+    // Files are read into host memory, then go where new tensors go.
+    context.device = .cpu;
+    const is_direct = wanted == stored and context.default_device == .cpu;
+    const host = if (is_direct)
+        try call.output(wanted, shape[0..found.rank])
+    else
+        try call.temporary(stored, shape[0..found.rank]);
+    try readInto(source, found, host);
+    if (!is_direct) try deliver(&call, host, wanted);
     try call.commit();
+}
+
+/// A host tensor as an output on the default device, in another dtype where wanted.
+fn deliver(call: *Call, host: Tensor, wanted: DType) Error!void {
+    const context = call.context;
+    context.device = context.default_device;
+    const y = try call.output(wanted, host.dims());
+    if (host.count() == 0) return;
+    if (context.device == .cpu) return op.copyInto(context, host, y);
+    if (wanted == host.dtype) return context.transfer(host, y);
+    const raw = try call.temporary(host.dtype, host.dims());
+    try context.transfer(host, raw);
+    try op.copyInto(context, raw, y);
 }
 
 /// Token ids are often stored as I64: they become i32, and an id that does not fit is an error.
@@ -204,7 +222,8 @@ fn loadIndices(
     );
     var shape: [tensors.max_rank]usize = undefined;
     try checkShape(call, source, found, &shape);
-    const y = try call.output(.i32, shape[0..found.rank]);
+    call.context.device = .cpu;
+    const y = try call.temporary(.i32, shape[0..found.rank]);
     const raw = try call.temporary(.f64, shape[0..found.rank]); // 8 bytes an element, as I64
     try readInto(source, found, raw);
     const wide: [*]const i64 = @ptrCast(@alignCast(raw.data()));
@@ -213,6 +232,7 @@ fn loadIndices(
         "{s}: element {d} of tensor \"{f}\" is {d}, which is no 32-bit integer",
         .{ shown(source.path), i, safetensors.Escaped{ .text = found.name }, wide[i] },
     );
+    try deliver(call, y, .i32);
     try call.commit();
 }
 

@@ -34,6 +34,7 @@ pub fn checkRange(
         .low = &low,
         .high = &high,
         .count = ids.count(),
+        .limit = limit,
     });
     if (low < 0) return call.invalid(
         what ++ " contains {d}, expected 0 to {d}",

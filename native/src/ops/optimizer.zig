@@ -93,9 +93,8 @@ pub fn clipFactor(context: *Context, sums_: i32, max_norm: f64) Error!void {
     const norm = try call.output(.f64, &.{});
     const factor = try call.output(.f64, &.{});
     const rows: [*]const [2]f64 = @ptrCast(@alignCast(sums.data()));
-    const total = rows[sums.shape[0] - 1][0];
     try call.run("clipFactor", .f64, .{
-        .squares = &total,
+        .squares = &rows[sums.shape[0] - 1], // the total comes first in its row
         .norm = norm.data(),
         .factor = factor.data(),
         .count = 1,

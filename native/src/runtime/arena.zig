@@ -9,7 +9,7 @@ const linux = std.os.linux;
 
 pub const alignment = 64;
 const min_class = 256;
-const class_count = 4 * 40;
+pub const class_count = 4 * 40;
 
 const Free = struct { next: ?*Free };
 
@@ -68,7 +68,7 @@ pub const Arena = struct {
     }
 };
 
-fn classOf(bytes: usize) usize {
+pub fn classOf(bytes: usize) usize {
     const size = @max(bytes, min_class);
     const octave = std.math.log2_int_ceil(usize, size) - 1; // 2^octave < size ≤ 2^(octave+1)
     const base = @as(usize, 1) << @intCast(octave);
@@ -76,7 +76,7 @@ fn classOf(bytes: usize) usize {
     return (octave - 7) * 4 + quarter - 1;
 }
 
-fn sizeOf(class: usize) usize {
+pub fn sizeOf(class: usize) usize {
     const base = @as(usize, 1) << @intCast(class / 4 + 7);
     return base + (class % 4 + 1) * (base / 4);
 }

@@ -14,6 +14,8 @@ const handles = @import("../abi/handles.zig");
 const scratch = @import("../abi/scratch.zig");
 const status = @import("../abi/status.zig");
 const args = @import("../args.zig");
+const cuda = @import("../cuda/table.zig");
+const Gpu = @import("../cuda/device.zig").Device;
 
 pub const Context = struct {
     gpa: std.mem.Allocator,
@@ -25,6 +27,12 @@ pub const Context = struct {
     calls: u64 = 0,
     /// Multiplies plain f32 matrices instead of the in-tree product when somebody asked for it.
     blas: ?Blas = null,
+    /// The GPU, once somebody has asked for it.
+    gpu: ?*Gpu = null,
+    /// Where new tensors of operations without inputs go.
+    default_device: tensors.Device = .cpu,
+    /// Where the running operation computes: the device of its inputs.
+    device: tensors.Device = .cpu,
 
     pub fn get(context: *Context, handle: i32) status.Error!Tensor {
         return (try context.table.get(handle)).*;
@@ -40,14 +48,12 @@ pub const Context = struct {
             .{ tensors.show(shape), tensors.max_count },
         );
         const bytes = tensors.countOf(shape) * dtype.size();
-        const memory = context.arena.alloc(bytes) catch return context.exhausted(
-            bytes,
-            dtype,
-            shape,
-        );
-        errdefer context.arena.release(memory);
-        const block = try context.gpa.create(Block);
-        block.* = .{ .bytes = memory, .references = 1, .device = .cpu };
+        const memory = context.allocate(bytes) catch return context.exhausted(bytes, dtype, shape);
+        const block = context.gpa.create(Block) catch |err| {
+            context.free(memory, context.device);
+            return err;
+        };
+        block.* = .{ .bytes = memory, .references = 1, .device = context.device };
         var tensor: Tensor = .{
             .block = block,
             .dtype = dtype,
@@ -59,6 +65,21 @@ pub const Context = struct {
         return tensor;
     }
 
+    /// Memory of the running operation's device. That of a GPU has an address here, no contents.
+    fn allocate(context: *Context, bytes: usize) error{OutOfMemory}![]align(64) u8 {
+        if (context.device == .cpu) return context.arena.alloc(bytes);
+        const gpu = context.gpu.?;
+        const block = try gpu.memory.alloc(&gpu.api, bytes);
+        const address: [*]align(64) u8 = @ptrFromInt(block.address);
+        return address[0..block.bytes];
+    }
+
+    fn free(context: *Context, memory: []align(64) u8, device: tensors.Device) void {
+        if (device == .cpu) return context.arena.release(memory);
+        const gpu = context.gpu.?;
+        gpu.memory.release(&gpu.api, .{ .address = @intFromPtr(memory.ptr), .bytes = memory.len });
+    }
+
     pub fn retain(_: *Context, block: *Block) void {
         block.references += 1;
     }
@@ -66,8 +87,50 @@ pub const Context = struct {
     pub fn release(context: *Context, block: *Block) void {
         block.references -= 1;
         if (block.references > 0) return;
-        context.arena.release(@alignCast(block.bytes));
+        context.free(@alignCast(block.bytes), block.device);
         context.gpa.destroy(block);
+    }
+
+    /// Bytes of a row-major tensor, from `offset`, into host memory. Waits for the device.
+    pub fn read(context: *Context, tensor: Tensor, offset: usize, to: []u8) status.Error!void {
+        const from: [*]const u8 = @ptrCast(tensor.data());
+        if (tensor.device() == .cpu) return @memcpy(to, from[offset..][0..to.len]);
+        return context.gpu.?.download(to, @intFromPtr(from) + offset);
+    }
+
+    /// Host memory into a row-major tensor.
+    pub fn write(
+        context: *Context,
+        tensor: Tensor,
+        offset: usize,
+        from: []const u8,
+    ) status.Error!void {
+        const to: [*]u8 = @ptrCast(tensor.data());
+        if (tensor.device() == .cpu) return @memcpy(to[offset..][0..from.len], from);
+        return context.gpu.?.upload(@intFromPtr(to) + offset, from);
+    }
+
+    /// Between two devices; both row-major, of one shape and dtype.
+    pub fn transfer(context: *Context, from: Tensor, to: Tensor) status.Error!void {
+        const bytes = from.count() * from.dtype.size();
+        if (bytes == 0) return;
+        if (from.device() == .cpu) {
+            const source: [*]const u8 = @ptrCast(from.data());
+            return context.write(to, 0, source[0..bytes]);
+        }
+        const target: [*]u8 = @ptrCast(to.data());
+        return context.read(from, 0, target[0..bytes]);
+    }
+
+    /// Fails with the way out when the device has not been opened.
+    pub fn expectDevice(context: *Context, device: tensors.Device) status.Error!void {
+        if (device == .cpu or context.gpu != null) return;
+        return status.fail(.unsupported, "no GPU is open; call useDevice(\"cuda\") first", .{});
+    }
+
+    /// Opens the GPU `ordinal` through the driver at `path`; once, the first one stays.
+    pub fn openGpu(context: *Context, path: [*:0]const u8, ordinal: c_int) status.Error!void {
+        if (context.gpu == null) context.gpu = try Gpu.start(context.gpa, path, ordinal);
     }
 
     /// Puts a tensor under a handle and writes its record. Takes over the reference.
@@ -106,6 +169,8 @@ pub const Context = struct {
         dtype: DType,
         arguments: *const args.Args(name),
     ) status.Error!void {
+        context.calls += 1;
+        if (context.device == .cuda) return cuda.run(context.gpu.?, name, dtype, arguments);
         const unavailable = "{s}: not available for {t} tensors";
         const column: usize = switch (dtype) {
             .f32 => 0,
@@ -117,7 +182,6 @@ pub const Context = struct {
         const table = if (dtype == .f64) level.table(.plain) else context.kernels;
         const entry = table.entries[comptime args.indexOf(name) * args.columns.len..][column] orelse
             return status.fail(.unsupported, unavailable, .{ name, dtype });
-        context.calls += 1;
         if (comptime std.mem.eql(u8, name, "matmul")) {
             if (context.blas) |blas| if (Blas.fits(arguments)) return blas.multiply(arguments);
         }
@@ -131,17 +195,53 @@ pub const Context = struct {
         dtype: DType,
         shape: []const usize,
     ) error{Failed} {
-        const stats = context.arena.stats;
-        const text = "no memory for a {t} tensor of shape {f} ({d:.1} MB): {d} tensors hold " ++
-            "{d:.1} MB; make the batch or the model smaller, or dispose of tensors";
+        const on_gpu = context.device == .cuda;
+        const stats = if (on_gpu) context.gpu.?.memory.stats else context.arena.stats;
+        var largest: Largest = .{ .context = context, .device = context.device };
+        const text = "no memory for a {t} tensor of shape {f} ({d:.1} MB) on {t}: {d} tensors " ++
+            "hold {d:.1} MB{f}; make the batch or the model smaller, or dispose of tensors";
         return status.fail(.out_of_memory, text, .{
             dtype,
             tensors.show(shape),
             megabytes(bytes),
+            context.device,
             context.table.live,
             megabytes(stats.live_bytes),
+            &largest,
         });
     }
+
+    /// `, the largest f32 [2, 3] 24.0 MB, …`: the largest live tensors of a device.
+    const Largest = struct {
+        context: *Context,
+        device: tensors.Device,
+
+        pub fn format(largest: *const Largest, writer: *std.Io.Writer) std.Io.Writer.Error!void {
+            var below: usize = std.math.maxInt(usize);
+            for (0..3) |i| {
+                const found = largest.next(below) orelse return;
+                below = found.block.bytes.len;
+                try writer.print("{s} {t} {f} {d:.1} MB", .{
+                    if (i == 0) ", the largest" else ",",
+                    found.dtype,
+                    tensors.show(found.dims()),
+                    megabytes(below),
+                });
+            }
+        }
+
+        /// The largest tensor that is smaller than `below` bytes.
+        fn next(largest: *const Largest, below: usize) ?Tensor {
+            var best: ?Tensor = null;
+            var live = largest.context.table.iterator();
+            while (live.next()) |tensor| {
+                const bytes = tensor.block.bytes.len;
+                if (tensor.device() != largest.device or bytes >= below) continue;
+                if (best == null or bytes > best.?.block.bytes.len) best = tensor.*;
+            }
+            return best;
+        }
+    };
 };
 
 fn megabytes(bytes: usize) f64 {

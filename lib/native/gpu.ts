@@ -1,0 +1,112 @@
+// The GPU: opened at the first call that wants it, through the driver that is installed.
+
+import { existsSync, readdirSync } from "node:fs";
+import { check, lastError, native, options, scratch } from "./library.ts";
+
+/** What the opened GPU is and holds. */
+export interface GpuFacts {
+  readonly name: string;
+  /** 13.0 for a driver of CUDA 13.0. */
+  readonly driver: string;
+  /** 90 for compute capability 9.0. */
+  readonly capability: number;
+  readonly multiprocessors: number;
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+  /** Device memory of live tensors, and the most there has been. */
+  readonly liveBytes: number;
+  readonly peakBytes: number;
+  readonly cachedBytes: number;
+  /** Kernels launched so far. */
+  readonly launches: number;
+  /** Whether this is the emulator of the tests. */
+  readonly emulated: boolean;
+  /** cuBLASLt's version number, 0 without it. */
+  readonly cublasLt: number;
+}
+
+let opened = false;
+
+/** Opens the GPU. NativeError, in the driver's words, when there is none that can be used. */
+export function openGpu(): void {
+  if (opened) return;
+  const driver = options.cudaDriver ?? process.env["XL_CUDA_DRIVER"] ?? "libcuda.so.1";
+  const ordinal = options.gpu ?? Number(process.env["XL_GPU"] ?? 0);
+  const synchronous = process.env["XL_SYNC"] === "1" ? 1 : 0;
+  const status = native().xl_open_device(putText(driver), ordinal, synchronous);
+  check(status, "device");
+  opened = true;
+  if (!gpuFacts().emulated) openCublasLt();
+}
+
+/** Whether a GPU can be used here; opens it if so. */
+export function hasGpu(): boolean {
+  try {
+    openGpu();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Facts and memory of the GPU; opens it. */
+export function gpuFacts(): GpuFacts {
+  openGpu();
+  check(native().xl_device_facts(), "device");
+  const { numbers, text } = scratch();
+  const version = numbers[1]!;
+  return {
+    name: new TextDecoder().decode(text.slice(0, numbers[0]!)),
+    driver: `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`,
+    capability: numbers[2]!,
+    multiprocessors: numbers[3]!,
+    totalBytes: numbers[4]!,
+    freeBytes: numbers[5]!,
+    liveBytes: numbers[6]!,
+    peakBytes: numbers[7]!,
+    cachedBytes: numbers[8]!,
+    launches: numbers[9]!,
+    emulated: numbers[10] === 1,
+    cublasLt: numbers[11]!,
+  };
+}
+
+/** Without the library our own matrix product works, many times slower: say so. */
+function openCublasLt(): void {
+  const tried: string[] = [];
+  for (const path of cublasLtPaths()) {
+    if (native().xl_use_cublaslt(putText(path)) === 0) return;
+    tried.push(lastError());
+  }
+  process.emitWarning(
+    `cuBLASLt is not found: ${tried.join("; ")}. Matrix products will be slow; install CUDA 13's ` +
+      "libcublasLt (pip install nvidia-cublas), or name it in XL_CUBLASLT.",
+  );
+}
+
+/** Where cuBLASLt may lie, first found first. */
+export function cublasLtPaths(): string[] {
+  const chosen = options.cublasLt ?? process.env["XL_CUBLASLT"];
+  if (chosen) return [chosen];
+  const prefixes = ["/usr/local/lib", "/usr/lib", process.env["VIRTUAL_ENV"] ?? ""];
+  const wheels = prefixes.filter(Boolean).flatMap((prefix) => sitePackages(prefix));
+  const inWheels = wheels
+    .map((folder) => `${folder}/nvidia/cu13/lib/libcublasLt.so.13`)
+    .filter((path) => existsSync(path));
+  return ["libcublasLt.so.13", "/usr/local/cuda/lib64/libcublasLt.so.13", ...inWheels];
+}
+
+function sitePackages(prefix: string): string[] {
+  const lib = prefix.endsWith("/lib") ? prefix : `${prefix}/lib`;
+  const pythons = existsSync(lib) ? readdirSync(lib).filter((name) => /^python3/.test(name)) : [];
+  return pythons.flatMap((name) => [
+    `${lib}/${name}/site-packages`,
+    `${lib}/${name}/dist-packages`,
+  ]);
+}
+
+function putText(text: string): number {
+  const bytes = new TextEncoder().encode(text);
+  scratch().text.set(bytes);
+  return bytes.length;
+}

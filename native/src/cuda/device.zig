@@ -1,0 +1,330 @@
+//! One GPU: driver, stream, kernels, memory, staging. One stream carries all work in the order of
+//! the calls; the host waits only where a value is read.
+
+const std = @import("std");
+const args = @import("../args.zig");
+const driver = @import("driver.zig");
+const images = @import("images.zig");
+const status = @import("../abi/status.zig");
+const DType = @import("../dtype.zig").DType;
+const Memory = @import("memory.zig").Memory;
+const Lt = @import("cublaslt.zig").Lt;
+const Error = status.Error;
+
+pub const Facts = struct {
+    name: [128]u8 = @splat(0),
+    driver_version: u32 = 0,
+    capability: u32 = 0, // 90 for compute capability 9.0
+    multiprocessors: u32 = 0,
+    total_bytes: usize = 0,
+    emulated: bool = false,
+
+    pub fn label(facts: *const Facts) []const u8 {
+        return std.mem.sliceTo(&facts.name, 0);
+    }
+};
+
+/// Grid and block of a launch, and the dynamic shared memory of a block.
+pub const Shape = struct {
+    x: u64,
+    y: u32 = 1,
+    z: u32 = 1,
+    threads: u32 = 256,
+    shared: u32 = 0,
+    cluster: u32 = 1,
+};
+
+/// What kernels report besides their results, read wherever the host waits anyway: an index that
+/// lies outside of its table. `args.h`: Fault.
+pub const Fault = extern struct { code: u32, limit: u32, low: i32, high: i32 };
+
+pub const Device = struct {
+    gpa: std.mem.Allocator,
+    api: driver.Api,
+    context: driver.Context,
+    stream: driver.Stream,
+    ordinal: c_int,
+    facts: Facts,
+    memory: Memory,
+    libraries: [images.most]driver.Library = @splat(null),
+    kernels: std.StringHashMapUnmanaged(driver.Kernel) = .empty,
+    temporaries: std.ArrayList(Memory.Block) = .empty,
+    staging: [*]u8 = undefined, // pinned host memory
+    fault: driver.Pointer = 0,
+    launches: u64 = 0,
+    /// Waits after every launch, to name the kernel at fault. `XL_SYNC=1`.
+    synchronous: bool = false,
+    lt: ?Lt = null,
+
+    pub const staging_bytes = 1 << 20;
+
+    pub fn start(
+        gpa: std.mem.Allocator,
+        path: [*:0]const u8,
+        ordinal: c_int,
+    ) Error!*Device {
+        const api = try driver.open(path);
+        const facts = try probe(&api, ordinal, driver.isEmulator(path));
+        const device = try gpa.create(Device);
+        errdefer gpa.destroy(device);
+        device.* = .{
+            .gpa = gpa,
+            .api = api,
+            .context = null,
+            .stream = null,
+            .ordinal = ordinal,
+            .facts = facts,
+            .memory = .{ .gpa = gpa },
+        };
+        try api.check(api.DevicePrimaryCtxRetain(&device.context, ordinal), "CUDA context");
+        try api.check(api.CtxSetCurrent(device.context), "CUDA context");
+        // Non-blocking: independent of the legacy default stream.
+        try api.check(api.StreamCreateWithPriority(&device.stream, 1, 0), "CUDA stream");
+        try device.load();
+        var pinned: ?*anyopaque = null;
+        try api.check(api.MemHostAlloc(&pinned, staging_bytes, 0), "pinned host memory");
+        device.staging = @ptrCast(pinned.?);
+        const fault = device.memory.alloc(&device.api, @sizeOf(Fault)) catch
+            return status.fail(.out_of_memory, "CUDA: no device memory at all", .{});
+        device.fault = fault.address;
+        try device.clear(fault.address, @sizeOf(Fault));
+        return device;
+    }
+
+    fn load(device: *Device) Error!void {
+        const api = &device.api;
+        const chosen = images.choose(device.facts.capability, device.facts.emulated);
+        if (chosen.len == 0) return status.fail(.unsupported, "{s}", .{
+            if (!images.present)
+                "this library was built without CUDA kernels; run `bun run build:native` with nvcc"
+            else
+                "this GPU's architecture has no embedded kernels; sm_80 or newer is needed",
+        });
+        for (chosen, 0..) |image, i| try api.check(
+            api.LibraryLoadData(&device.libraries[i], image, null, null, 0, null, null, 0),
+            "loading CUDA kernels",
+        );
+    }
+
+    /// Workspace included; it stays.
+    pub fn openCublasLt(device: *Device, path: [*:0]const u8) Error!void {
+        const cublaslt = @import("cublaslt.zig");
+        const block = device.memory.alloc(&device.api, cublaslt.workspace_bytes) catch
+            return status.fail(.out_of_memory, "no device memory for cuBLASLt's workspace", .{});
+        errdefer device.memory.release(&device.api, block);
+        device.lt = try Lt.open(device.gpa, path, block.address);
+    }
+
+    /// The kernel of this name; looked up once.
+    fn kernel(device: *Device, comptime name: [:0]const u8) Error!driver.Kernel {
+        if (device.kernels.get(name)) |found| return found;
+        for (device.libraries) |library| {
+            if (library == null) continue;
+            var found: driver.Kernel = null;
+            if (device.api.LibraryGetKernel(&found, library, name) != driver.success) continue;
+            // Up to what Hopper gives a block; a launch that asks for more fails by itself.
+            _ = device.api.KernelSetAttribute(
+                driver.function_attribute.max_dynamic_shared,
+                227 << 10,
+                found,
+                device.ordinal,
+            );
+            try device.kernels.put(device.gpa, name, found);
+            return found;
+        }
+        return status.fail(.unsupported, name ++ ": no such CUDA kernel in this library", .{});
+    }
+
+    /// Whether a kernel exists for this GPU.
+    pub fn has(device: *Device, comptime name: [:0]const u8) bool {
+        _ = device.kernel(name) catch return false;
+        return true;
+    }
+
+    /// Launches the kernel with its one argument, a struct that both sides share (args.h).
+    pub fn launch(
+        device: *Device,
+        comptime name: [:0]const u8,
+        shape: Shape,
+        arguments: anytype,
+    ) Error!void {
+        const Arguments = @TypeOf(arguments);
+        comptime std.debug.assert(@typeInfo(Arguments).@"struct".layout == .@"extern");
+        comptime std.debug.assert(@sizeOf(Arguments) <= 4096);
+        if (shape.x == 0 or shape.x > std.math.maxInt(i32)) return status.fail(
+            .unsupported,
+            name ++ ": a grid of {d} blocks, more than CUDA launches at once",
+            .{shape.x},
+        );
+        const attributes = [_]driver.LaunchAttribute{.cluster(shape.cluster)};
+        const config: driver.LaunchConfig = .{
+            .grid = .{ @intCast(shape.x), shape.y, shape.z },
+            .block = .{ shape.threads, 1, 1 },
+            .shared_bytes = shape.shared,
+            .stream = device.stream,
+            .attributes = &attributes,
+            .attribute_count = if (shape.cluster > 1) 1 else 0,
+        };
+        const parameters = [_]?*const anyopaque{@ptrCast(&arguments)};
+        const found = try device.kernel(name);
+        try device.api.check(
+            device.api.LaunchKernelEx(&config, found, &parameters, null),
+            name,
+        );
+        device.launches += 1;
+        if (device.synchronous) try device.api.check(
+            device.api.StreamSynchronize(device.stream),
+            name,
+        );
+    }
+
+    /// `launch` of the variant for a storage type: name_f32 or name_bf16.
+    pub fn launchFor(
+        device: *Device,
+        comptime name: []const u8,
+        dtype: DType,
+        shape: Shape,
+        arguments: anytype,
+    ) Error!void {
+        return switch (dtype) {
+            .f32 => device.launch(name ++ "_f32", shape, arguments),
+            .bf16 => device.launch(name ++ "_bf16", shape, arguments),
+            else => unsupported(name, dtype),
+        };
+    }
+
+    /// Device memory that lives until the end of the running operation. Contents are undefined.
+    pub fn temporary(device: *Device, bytes: usize) Error!*anyopaque {
+        const block = device.memory.alloc(&device.api, bytes) catch return status.fail(
+            .out_of_memory,
+            "no device memory for {d} bytes of scratch",
+            .{bytes},
+        );
+        errdefer device.memory.release(&device.api, block);
+        try device.temporaries.append(device.gpa, block);
+        return @ptrFromInt(block.address);
+    }
+
+    pub fn releaseTemporaries(device: *Device) void {
+        for (device.temporaries.items) |block| device.memory.release(&device.api, block);
+        device.temporaries.clearRetainingCapacity();
+    }
+
+    pub fn clear(device: *Device, address: driver.Pointer, bytes: usize) Error!void {
+        const result = device.api.MemsetD8Async(address, 0, bytes, device.stream);
+        return device.api.check(result, "clearing device memory");
+    }
+
+    /// Host to device. Returns when the source may change.
+    pub fn upload(device: *Device, to: driver.Pointer, from: []const u8) Error!void {
+        var at: usize = 0;
+        while (at < from.len) : (at += staging_bytes) {
+            const part = from[at..@min(at + staging_bytes, from.len)];
+            // The staging buffer is in use until the copy before has run.
+            try device.wait("copying to the GPU");
+            @memcpy(device.staging[0..part.len], part);
+            try device.api.check(device.api.MemcpyHtoDAsync_v2(
+                to + at,
+                device.staging,
+                part.len,
+                device.stream,
+            ), "copying to the GPU");
+        }
+    }
+
+    /// Device to host; waits for the device, and raises what kernels have reported.
+    pub fn download(device: *Device, to: []u8, from: driver.Pointer) Error!void {
+        var at: usize = 0;
+        while (at < to.len) : (at += staging_bytes) {
+            const part = to[at..@min(at + staging_bytes, to.len)];
+            try device.api.check(device.api.MemcpyDtoHAsync_v2(
+                device.staging,
+                from + at,
+                part.len,
+                device.stream,
+            ), "copying from the GPU");
+            try device.wait("copying from the GPU");
+            @memcpy(part, device.staging[0..part.len]);
+        }
+        try device.raise();
+    }
+
+    pub fn wait(device: *Device, comptime what: []const u8) Error!void {
+        if (device.memory.capture != null) return status.fail(
+            .unsupported,
+            what ++ " inside a captured step: values cannot be read or written there",
+            .{},
+        );
+        return device.api.check(device.api.StreamSynchronize(device.stream), what);
+    }
+
+    /// Fails when a kernel has met an index outside of its table since the last call.
+    fn raise(device: *Device) Error!void {
+        var fault: Fault = undefined;
+        const bytes = std.mem.asBytes(&fault);
+        const copied = device.api.MemcpyDtoHAsync_v2(
+            device.staging,
+            device.fault,
+            bytes.len,
+            device.stream,
+        );
+        try device.api.check(copied, "reading the fault record");
+        try device.wait("reading the fault record");
+        @memcpy(bytes, device.staging[0..bytes.len]);
+        if (fault.code == 0) return;
+        try device.clear(device.fault, @sizeOf(Fault));
+        const wrong = if (fault.low < 0) fault.low else fault.high;
+        return status.invalid(
+            "an earlier operation was given ids that contain {d}, expected 0 to {d}",
+            .{ wrong, fault.limit -| 1 },
+        );
+    }
+
+    /// Blocks for a grid-strided loop over `count` items: enough to fill the chip, no more.
+    pub fn blocks(device: *const Device, count: u64, per_block: u64) u64 {
+        const most = @as(u64, device.facts.multiprocessors) * 16;
+        return @max(1, @min(most, std.math.divCeil(u64, count, per_block) catch unreachable));
+    }
+};
+
+pub fn unsupported(comptime name: []const u8, dtype: DType) error{Failed} {
+    return status.fail(
+        .unsupported,
+        name ++ ": not available for {t} tensors on cuda; use f32 or bf16, or the CPU",
+        .{dtype},
+    );
+}
+
+fn probe(api: *const driver.Api, ordinal: c_int, emulated: bool) Error!Facts {
+    try api.check(api.Init(0), "CUDA");
+    var version: c_int = 0;
+    try api.check(api.DriverGetVersion(&version), "CUDA");
+    if (version < 12080) return status.fail(
+        .unsupported,
+        "the NVIDIA driver is for CUDA {d}.{d}; 12.8 or newer is needed",
+        .{ @divTrunc(version, 1000), @mod(@divTrunc(version, 10), 100) },
+    );
+    var count: c_int = 0;
+    try api.check(api.DeviceGetCount(&count), "CUDA");
+    if (ordinal < 0 or ordinal >= count)
+        return status.invalid("GPU {d} does not exist; there are {d}", .{ ordinal, count });
+    var id: c_int = 0;
+    try api.check(api.DeviceGet(&id, ordinal), "CUDA");
+    var facts: Facts = .{ .driver_version = @intCast(version), .emulated = emulated };
+    try api.check(api.DeviceGetName(&facts.name, facts.name.len - 1, id), "CUDA");
+    var major: c_int = 0;
+    var minor: c_int = 0;
+    var units: c_int = 0;
+    try api.check(api.DeviceGetAttribute(&major, driver.attribute.major, id), "CUDA");
+    try api.check(api.DeviceGetAttribute(&minor, driver.attribute.minor, id), "CUDA");
+    try api.check(api.DeviceGetAttribute(&units, driver.attribute.multiprocessors, id), "CUDA");
+    facts.capability = @intCast(major * 10 + minor);
+    facts.multiprocessors = @intCast(units);
+    try api.check(api.DeviceTotalMem_v2(&facts.total_bytes, id), "CUDA");
+    if (facts.capability < 80) return status.fail(
+        .unsupported,
+        "{s} has compute capability {d}.{d}; 8.0 or newer is needed",
+        .{ facts.label(), major, minor },
+    );
+    return facts;
+}

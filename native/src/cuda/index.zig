@@ -1,0 +1,320 @@
+//! CUDA launches of args/index.zig.
+
+const std = @import("std");
+const args = @import("../args/index.zig");
+const view = @import("view.zig");
+const DType = @import("../dtype.zig").DType;
+const device_file = @import("device.zig");
+const Device = device_file.Device;
+const Shape = device_file.Shape;
+const unsupported = device_file.unsupported;
+const Error = @import("../abi/status.zig").Error;
+
+/// Instead of `low` and `high`, the device's fault record is written where an id lies outside.
+pub const RangePlan = extern struct {
+    ids: *const anyopaque,
+    mask: ?*const anyopaque,
+    weights: ?*const anyopaque,
+    fault: *anyopaque,
+    parts: ?*anyopaque, // i32 [part_count, 2]
+    count: u64,
+    part_count: u64,
+    limit: u64,
+};
+
+/// y[o, s] = x[o, indices[s]], rows of `inner` units.
+pub const SelectPlan = extern struct {
+    x: *const anyopaque,
+    indices: *const anyopaque,
+    y: *anyopaque,
+    outer: u64,
+    count: u64,
+    selected: u64,
+    inner: u64,
+};
+
+/// dx[o, indices[s]] += dy[o, s]; `order` holds the positions s, sorted by index.
+pub const AddPlan = extern struct {
+    dy: *const anyopaque,
+    indices: *const anyopaque,
+    dx: *anyopaque,
+    order: ?*const anyopaque, // i32 [selected]
+    outer: u64,
+    count: u64,
+    selected: u64,
+    inner: u64,
+    tiles: u64, // blocks that share the columns of a position
+};
+
+/// One pass of the sort: 8 bits of the index from `shift` on, positions from → to.
+pub const SortPlan = extern struct {
+    indices: *const anyopaque,
+    from: ?*const anyopaque, // i32 [count]; null: in order
+    to: *anyopaque, // i32 [count]
+    counts: *anyopaque, // u32 [256, runs]
+    count: u64,
+    runs: u64,
+    shift: u32,
+};
+
+pub const TopKPlan = extern struct {
+    x: *const anyopaque,
+    values: *anyopaque,
+    indices: *anyopaque,
+    keys: ?*anyopaque, // u64 [blocks, padded]
+    rows: u64,
+    width: u64,
+    k: u64,
+    padded: u64, // k up to a power of two
+};
+
+pub const plans = .{
+    .{ "RangePlan", RangePlan },
+    .{ "SelectPlan", SelectPlan },
+    .{ "AddPlan", AddPlan },
+    .{ "SortPlan", SortPlan },
+    .{ "TopKPlan", TopKPlan },
+};
+
+/// Ids that one block looks through faster than two launches.
+const alone = 1 << 15;
+
+pub fn rangeCheck(device: *Device, dtype: DType, a: *const args.RangeCheck) Error!void {
+    _ = dtype; // Weights are f32 on this device.
+    var plan: RangePlan = .{
+        .ids = a.ids,
+        .mask = a.mask,
+        .weights = a.weights,
+        .fault = @ptrFromInt(device.fault),
+        .parts = null,
+        .count = a.count,
+        .part_count = 0,
+        .limit = a.limit,
+    };
+    if (a.count <= alone) {
+        const threads: u32 = if (a.count <= 1024) 256 else 1024;
+        return device.launch("range_check", .{ .x = 1, .threads = threads }, plan);
+    }
+    plan.part_count = device.blocks(a.count, 4096);
+    plan.parts = try device.temporary(plan.part_count * 8);
+    try device.launch("range_check", .{ .x = plan.part_count, .threads = 1024 }, plan);
+    if (plan.part_count > 1) try device.launch("range_join", .{ .x = 1, .threads = 1024 }, plan);
+}
+
+pub fn embeddingForward(device: *Device, dtype: DType, a: *const args.EmbeddingForward) Error!void {
+    const plan: SelectPlan = .{
+        .x = a.table,
+        .indices = a.ids,
+        .y = a.y,
+        .outer = 1,
+        .count = a.vocab,
+        .selected = a.rows,
+        .inner = a.width,
+    };
+    const rounds = dtype == .bf16 and a.table_dtype == @backingInt(DType.f32);
+    if (!rounds) return select(device, dtype, plan);
+    const wide = a.width % 4 == 0 and aligned(a.table, 16) and aligned(a.y, 8);
+    const blocks = device.blocks(a.rows * a.width / if (wide) @as(u64, 4) else 1, 256);
+    return if (wide)
+        device.launch("embed_rounded_4", .{ .x = blocks }, plan)
+    else
+        device.launch("embed_rounded_1", .{ .x = blocks }, plan);
+}
+
+pub fn gatherRows(device: *Device, dtype: DType, a: *const args.GatherRows) Error!void {
+    return select(device, dtype, .{
+        .x = a.x,
+        .indices = a.indices,
+        .y = a.y,
+        .outer = 1,
+        .count = a.count,
+        .selected = a.rows,
+        .inner = a.width,
+    });
+}
+
+pub fn indexSelect(device: *Device, dtype: DType, a: *const args.IndexSelect) Error!void {
+    return select(device, dtype, .{
+        .x = a.x,
+        .indices = a.indices,
+        .y = a.y,
+        .outer = a.outer,
+        .count = a.count,
+        .selected = a.selected,
+        .inner = a.inner,
+    });
+}
+
+/// Bits are moved, in the widest units that rows consist of.
+fn select(device: *Device, dtype: DType, rows: SelectPlan) Error!void {
+    if (dtype != .f32 and dtype != .bf16) return unsupported("select", dtype);
+    var plan = rows;
+    const bytes = plan.inner * dtype.size();
+    const wide = bytes % 16 == 0 and aligned(plan.x, 16) and aligned(plan.y, 16);
+    if (wide) plan.inner = bytes / 16;
+    const shape: Shape = .{
+        .x = device.blocks(plan.outer * plan.selected * plan.inner, 256),
+    };
+    if (wide) return device.launch("select_16", shape, plan);
+    return if (dtype == .f32)
+        device.launch("select_4", shape, plan)
+    else
+        device.launch("select_2", shape, plan);
+}
+
+pub fn embeddingBackward(
+    device: *Device,
+    dtype: DType,
+    a: *const args.EmbeddingBackward,
+) Error!void {
+    return add(device, dtype, .{
+        .dy = a.dy,
+        .indices = a.ids,
+        .dx = a.dtable,
+        .order = null,
+        .outer = 1,
+        .count = a.vocab,
+        .selected = a.rows,
+        .inner = a.width,
+        .tiles = 1,
+    });
+}
+
+pub fn scatterAddRows(device: *Device, dtype: DType, a: *const args.ScatterAddRows) Error!void {
+    return add(device, dtype, .{
+        .dy = a.x,
+        .indices = a.indices,
+        .dx = a.y,
+        .order = null,
+        .outer = 1,
+        .count = a.count,
+        .selected = a.rows,
+        .inner = a.width,
+        .tiles = 1,
+    });
+}
+
+pub fn indexAdd(device: *Device, dtype: DType, a: *const args.IndexAdd) Error!void {
+    return add(device, dtype, .{
+        .dy = a.dy,
+        .indices = a.indices,
+        .dx = a.dx,
+        .order = null,
+        .outer = a.outer,
+        .count = a.count,
+        .selected = a.selected,
+        .inner = a.inner,
+        .tiles = 1,
+    });
+}
+
+/// Lists up to here are scanned by every block: squared work, but one launch.
+const scanned = 2048;
+
+fn add(device: *Device, dtype: DType, sums: AddPlan) Error!void {
+    var plan = sums;
+    const wide = plan.inner % 4 == 0 and aligned(plan.dx, 16) and
+        aligned(plan.dy, 4 * dtype.size());
+    const units = plan.outer * plan.inner / if (wide) @as(u64, 4) else 1;
+    if (plan.selected <= scanned) {
+        plan.tiles = ceil(units, 256);
+        const shape: Shape = .{ .x = plan.selected * plan.tiles };
+        return if (wide)
+            device.launchFor("add_scanning_4", dtype, shape, plan)
+        else
+            device.launchFor("add_scanning_1", dtype, shape, plan);
+    }
+    plan.order = try sort(device, plan.indices, plan.selected, plan.count);
+    const threads: u32 = @intCast(@min(256, ceil(units, 32) * 32));
+    plan.tiles = ceil(units, threads);
+    const shape: Shape = .{
+        .x = @min(plan.selected * plan.tiles, std.math.maxInt(i32)),
+        .threads = threads,
+    };
+    return if (wide)
+        device.launchFor("add_sorted_4", dtype, shape, plan)
+    else
+        device.launchFor("add_sorted_1", dtype, shape, plan);
+}
+
+/// Positions 0 … count − 1 ordered by index (< limit), equal ones in order.
+fn sort(device: *Device, indices: *const anyopaque, count: u64, limit: u64) Error!*anyopaque {
+    const run_length = 256;
+    const runs = ceil(count, run_length);
+    const buffers = [2]*anyopaque{
+        try device.temporary(count * 4),
+        try device.temporary(count * 4),
+    };
+    var plan: SortPlan = .{
+        .indices = indices,
+        .from = null,
+        .to = buffers[0],
+        .counts = try device.temporary(256 * runs * 4),
+        .count = count,
+        .runs = runs,
+        .shift = 0,
+    };
+    const most: u32 = @intCast(@min(limit - 1, std.math.maxInt(i32)));
+    while (true) {
+        try device.launch("sort_count", .{ .x = ceil(runs, 8) }, plan);
+        try device.launch("sort_scan", .{ .x = 1, .threads = 1024 }, plan);
+        try device.launch("sort_scatter", .{ .x = ceil(runs, 8) }, plan);
+        plan.shift += 8;
+        if (plan.shift >= 32 or most >> @intCast(plan.shift) == 0) return plan.to;
+        plan.from = plan.to;
+        plan.to = buffers[plan.shift / 8 % 2];
+    }
+}
+
+pub fn takeAlong(device: *Device, dtype: DType, a: *const args.TakeAlong) Error!void {
+    const blocks = device.blocks(a.rows * a.picks, 256);
+    return device.launchFor("take_along", dtype, .{ .x = blocks }, a.*);
+}
+
+pub fn takeAlongBackward(
+    device: *Device,
+    dtype: DType,
+    a: *const args.TakeAlongBackward,
+) Error!void {
+    const blocks = device.blocks(a.rows, 8);
+    return device.launchFor("take_along_backward", dtype, .{ .x = blocks }, a.*);
+}
+
+pub fn argmax(device: *Device, dtype: DType, a: *const args.Argmax) Error!void {
+    if (a.width <= 1024)
+        return device.launchFor("argmax_warps", dtype, .{ .x = device.blocks(a.rows, 8) }, a.*);
+    return device.launchFor("argmax_blocks", dtype, .{ .x = device.blocks(a.rows, 1) }, a.*);
+}
+
+/// Up to here the k largest are found one after the other.
+const few = 64;
+
+pub fn topK(device: *Device, dtype: DType, a: *const args.TopK) Error!void {
+    var plan: TopKPlan = .{
+        .x = a.x,
+        .values = a.values,
+        .indices = a.indices,
+        .keys = null,
+        .rows = a.rows,
+        .width = a.width,
+        .k = a.k,
+        .padded = std.math.ceilPowerOfTwo(u64, a.k) catch unreachable,
+    };
+    const threads: u32 = if (a.width <= 2048) 256 else 1024;
+    if (a.k <= few) {
+        const blocks = device.blocks(a.rows, 1);
+        return device.launchFor("top_few", dtype, .{ .x = blocks, .threads = threads }, plan);
+    }
+    const most_bytes = 64 << 20;
+    const blocks = @min(a.rows, 512, @max(1, most_bytes / (plan.padded * 8)));
+    plan.keys = try device.temporary(blocks * plan.padded * 8);
+    return device.launchFor("top_many", dtype, .{ .x = blocks, .threads = threads }, plan);
+}
+
+fn aligned(p: *const anyopaque, bytes: usize) bool {
+    return @intFromPtr(p) % bytes == 0;
+}
+
+fn ceil(a: u64, b: u64) u64 {
+    return (a + b - 1) / b;
+}

@@ -1,0 +1,114 @@
+//! CUDA launches of args/optimizer.zig.
+
+const std = @import("std");
+const args = @import("../args/optimizer.zig");
+const DType = @import("../dtype.zig").DType;
+const Device = @import("device.zig").Device;
+const unsupported = @import("device.zig").unsupported;
+const Error = @import("../abi/status.zig").Error;
+
+/// What is constant over a tensor is made in f64 here and rounded once, as in
+/// cpu/optimizer_rule.zig; the clip factor is still on its way when this is filled.
+pub const OptimizerPlan = extern struct {
+    parameter: *anyopaque,
+    gradient: *const anyopaque,
+    first: ?*anyopaque,
+    second: ?*anyopaque,
+    third: ?*anyopaque,
+    shadow: ?*anyopaque,
+    factor: ?*const anyopaque, // f64 [1]
+    norms: ?*anyopaque, // f64 [2]
+    parts: ?*anyopaque, // f64 [blocks, 2] of lamb
+    count: u64,
+    gradient_scale: f64,
+    learning_rate: f64,
+    rate: f32,
+    beta1: f32,
+    beta2: f32,
+    beta3: f32,
+    rest1: f32, // 1 − β₁
+    rest2: f32,
+    rest3: f32,
+    correction1: f32, // 1/(1 − β₁ᵗ)
+    correction2: f32, // 1/(1 − β₂ᵗ)
+    ahead: f32, // β₁/(1 − β₁ᵗ⁺¹), nadam
+    now: f32, // (1 − β₁)/(1 − β₁ᵗ), nadam
+    rectifier: f32, // r of radam; 0 where ρ < 5
+    alpha: f32,
+    eps: f32,
+    decay: f32,
+    limit: f32, // +Inf without a value clip
+    rule: u32,
+
+    fn init(a: *const args.OptimizerStep) OptimizerPlan {
+        const t: f64 = @floatFromInt(a.step);
+        const left1 = 1 - std.math.pow(f64, a.beta1, t);
+        const left2 = 1 - std.math.pow(f64, a.beta2, t);
+        const next1 = 1 - std.math.pow(f64, a.beta1, t + 1);
+        return .{
+            .parameter = a.parameter,
+            .gradient = a.gradient,
+            .first = a.first,
+            .second = a.second,
+            .third = a.third,
+            .shadow = a.shadow,
+            .factor = a.factor,
+            .norms = a.norms,
+            .parts = null,
+            .count = a.count,
+            .gradient_scale = a.gradient_scale,
+            .learning_rate = a.learning_rate,
+            .rate = @floatCast(a.learning_rate),
+            .beta1 = @floatCast(a.beta1),
+            .beta2 = @floatCast(a.beta2),
+            .beta3 = @floatCast(a.beta3),
+            .rest1 = @floatCast(1 - a.beta1),
+            .rest2 = @floatCast(1 - a.beta2),
+            .rest3 = @floatCast(1 - a.beta3),
+            .correction1 = @floatCast(1 / left1),
+            .correction2 = @floatCast(1 / left2),
+            .ahead = @floatCast(a.beta1 / next1),
+            .now = @floatCast((1 - a.beta1) / left1),
+            .rectifier = @floatCast(rectification(a.beta2, t)),
+            .alpha = @floatCast(a.alpha),
+            .eps = @floatCast(a.eps),
+            .decay = @floatCast(a.weight_decay),
+            .limit = if (a.clip_value > 0) @floatCast(a.clip_value) else std.math.inf(f32),
+            .rule = a.rule,
+        };
+    }
+};
+
+/// √[(ρ−4)(ρ−2)ρ∞ / ((ρ∞−4)(ρ∞−2)ρ)], ρ = ρ∞ − 2tβ₂ᵗ/(1−β₂ᵗ), ρ∞ = 2/(1−β₂) − 1; 0 where ρ < 5.
+fn rectification(beta2: f64, t: f64) f64 {
+    const power = std.math.pow(f64, beta2, t);
+    const most = 2 / (1 - beta2) - 1;
+    const rho = most - 2 * t * power / (1 - power);
+    if (!(rho >= 5)) return 0;
+    return @sqrt((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho));
+}
+
+pub const plans = .{.{ "OptimizerPlan", OptimizerPlan }};
+
+const lamb_block = 4096;
+
+pub fn optimizerStep(device: *Device, dtype: DType, a: *const args.OptimizerStep) Error!void {
+    var plan: OptimizerPlan = .init(a);
+    const blocks = device.blocks(a.count, 4 * 256);
+    if (a.rule != @backingInt(args.Rule.lamb))
+        return device.launchFor("optimizer_step", dtype, .{ .x = blocks }, plan);
+    if (plan.norms == null) plan.norms = try device.temporary(16);
+    if (a.phase != @backingInt(args.Phase.update)) {
+        const parts = (a.count + lamb_block - 1) / lamb_block;
+        plan.parts = try device.temporary(parts * 16);
+        try device.launchFor("lamb_parts", dtype, .{ .x = device.blocks(parts, 1) }, plan);
+        try device.launch("lamb_norms", .{ .x = 1 }, plan);
+    }
+    if (a.phase != @backingInt(args.Phase.norms))
+        try device.launch("lamb_update", .{ .x = blocks }, plan);
+}
+
+pub fn clipFactor(device: *Device, dtype: DType, a: *const args.ClipFactor) Error!void {
+    if (dtype != .f64) return unsupported("clipFactor", dtype);
+    return device.launch("clip_factor", .{ .x = 1, .threads = 32 }, a.*);
+}

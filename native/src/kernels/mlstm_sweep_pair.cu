@@ -1,0 +1,16 @@
+// The sweeps of 512 key columns, two blocks each: dQ and dK of 256/512. mlstm_sweep.cuh.
+#ifndef XL_EMULATED
+#include "mlstm_sweep.cuh"
+
+#define SWEEP_PAIR(reverse, name)                                                         \
+  HOPPER_KERNEL((SweepShape<256, false, reverse, true, 0>::threads), name, MlstmSweep) {  \
+    if (blockIdx.x % 2 == 0) {                                                            \
+      mlstm_sweep<SweepShape<256, false, reverse, true, 0>>(a);                           \
+    } else {                                                                              \
+      mlstm_sweep<SweepShape<256, false, reverse, true, 1>>(a);                           \
+    }                                                                                     \
+  }
+
+SWEEP_PAIR(false, mlstm_sweep_512_dq)
+SWEEP_PAIR(true, mlstm_sweep_512_dk)
+#endif

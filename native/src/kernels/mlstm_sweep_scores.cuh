@@ -1,0 +1,312 @@
+// The warpgroup of the scores: S = Q Kᵀ, gated, to bf16 in shared memory; sigma and n.
+#pragma once
+
+// What a thread knows of its two rows of the chunk.
+struct ScoreRows {
+  float u[2], low[2];
+  int first[2];         // visible are first..first + span
+  uint32_t span[2];
+};
+
+template <class C>
+struct ScoreWarps {
+  static constexpr int COLUMNS = C::score_columns;
+  Sweep<C>& sweep;
+  SweepShared<C>& shared;
+  int row, column;  // row, row + 8; column, column + 1 of every 8
+  float n[2] = {0, 0};  // of keys 2·pair, + 1; a share of the tokens when KEY < 256
+  static constexpr int pairs = C::key / 2;
+
+  DEVICE ScoreWarps(Sweep<C>& s) : sweep(s), shared(s.shared) {
+    row = s.warp * 16 + (s.lane >> 2);
+    column = (s.lane & 3) * 2;
+  }
+
+  DEVICE void multiply(float (&s)[COLUMNS], uint64_t q, uint64_t k) const {
+    ptx::mma_fence();
+#pragma unroll
+    for (int step = 0; step < C::key / 16; step++) {
+      const uint32_t inside = (step & 3) * 32;
+      const uint64_t rows = ptx::advance(q, (step >> 2) * C::q_pitch + inside);
+      const uint64_t columns = ptx::advance(k, (step >> 2) * C::k_pitch + inside);
+      if constexpr (C::norm) {
+        if (step == 0) {
+          ptx::mma72<true>(s, rows, columns);
+        } else {
+          ptx::mma72<false>(s, rows, columns);
+        }
+      } else {
+        if (step == 0) {
+          ptx::mma64<true>(s, rows, columns);
+        } else {
+          ptx::mma64<false>(s, rows, columns);
+        }
+      }
+    }
+    ptx::mma_commit();
+    ptx::mma_wait<0>();
+  }
+
+  DEVICE ScoreRows rows(const float* record) const {
+    ScoreRows r;
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const int i = row + 8 * e;
+      const int edge = ((const int*)record)[Record::edge + i];
+      r.u[e] = record[Record::u + i];
+      r.low[e] = ptx::high_half(((const uint32_t*)record)[Record::low + i]);
+      r.first[e] = C::reverse ? i : edge;
+      r.span[e] = C::reverse ? edge - i : i - edge;
+    }
+    return r;
+  }
+
+  // Selected, never multiplied by 0: what is not visible may overflow.
+  static DEVICE float gated(const ScoreRows& r, int e, int j, float w, float low, float s) {
+    const bool visible = (uint32_t)(j - r.first[e]) <= r.span[e];
+    return visible ? ptx::power2((r.u[e] + w) + (r.low[e] + low)) * s : 0.f;
+  }
+  DEVICE void gate(float (&s)[COLUMNS], const ScoreRows& r, const float* record) const {
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+      const int j = n * 8 + column;
+      const float2 w = *(const float2*)&record[Record::w + j];
+      const uint2 low = *(const uint2*)&record[Record::low + j];
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        float* x = &s[n * 4 + 2 * e];
+        x[0] = gated(r, e, j, w.x, ptx::low_half(low.x), x[0]);
+        x[1] = gated(r, e, j + 1, w.y, ptx::low_half(low.y), x[1]);
+      }
+    }
+  }
+
+  // Divides the scores by the denominator of their row, and alpha too.
+  DEVICE void normalise(
+      float (&s)[COLUMNS], float (&alpha)[2], float (&sigma)[2], const float* record) const {
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      float sum = alpha[e] * (s[32 + 2 * e] + s[33 + 2 * e]);
+#pragma unroll
+      for (int n = 0; n < 8; n++) sum += s[n * 4 + 2 * e] + s[n * 4 + 2 * e + 1];
+      sum += __shfl_xor_sync(~0u, sum, 1);
+      sum += __shfl_xor_sync(~0u, sum, 2);
+      sigma[e] = sum;
+      const float inverse = ptx::reciprocal(fmaxf(fabsf(sum), record[Record::floor + row + 8 * e]) + sweep.a.eps);
+#pragma unroll
+      for (int n = 0; n < 8; n++) {
+        s[n * 4 + 2 * e] *= inverse;
+        s[n * 4 + 2 * e + 1] *= inverse;
+      }
+      alpha[e] *= inverse;
+    }
+  }
+  DEVICE void write_sigma(const float (&sigma)[2], int c) const {
+    const MlstmSweep& a = sweep.a;
+    if (!a.sigma || (sweep.lane & 3) != 0) return;
+    const SweepPlace w = sweep.where();
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const int token = sweep.place(c) * CHUNK + row + 8 * e;
+      if (w.slice == 0 && token < w.tokens) {
+        a.sigma[((size_t)w.batch * a.length + token) * a.heads + w.head] = sigma[e];
+      }
+    }
+  }
+
+  // ---- A pair of blocks: half of the warps give away their rows, half complete theirs.
+
+  DEVICE bool finishes() const { return !C::pair || sweep.warp >> 1 == C::rank; }
+  DEVICE void send(const float (&s)[COLUMNS], int c) const {
+    ptx::barrier_wait(Sweep<C>::at(&shared.empty_peer_s), (c & 1) ^ 1);
+    const int thread = sweep.thread & 63;
+#pragma unroll
+    for (int p = 0; p < 8; p++) {
+      ptx::send(Sweep<C>::at(&shared.peer_s[p * 64 + thread]), Sweep<C>::at(&shared.full_peer_s),
+                C::peer, {s[4 * p], s[4 * p + 1], s[4 * p + 2], s[4 * p + 3]});
+    }
+  }
+  DEVICE void receive(float (&s)[COLUMNS], int c) const {
+    const uint32_t full = Sweep<C>::at(&shared.full_peer_s);
+    const int thread = sweep.thread & 63;
+    if (thread == 0) ptx::barrier_expect(full, C::peer_bytes);
+    ptx::barrier_wait(full, c & 1);
+#pragma unroll
+    for (int p = 0; p < 8; p++) {
+      const float4 x = shared.peer_s[p * 64 + thread];
+      s[4 * p] += x.x;
+      s[4 * p + 1] += x.y;
+      s[4 * p + 2] += x.z;
+      s[4 * p + 3] += x.w;
+    }
+    __syncwarp();
+    if (sweep.lane == 0) {
+      ptx::barrier_arrive_remote(Sweep<C>::at(&shared.empty_peer_s), C::peer);
+    }
+  }
+
+  DEVICE void write(const float (&s)[COLUMNS], uint32_t tile) const {
+#pragma unroll
+    for (int n = 0; n < 8; n += 2) {
+      const float* x = &s[n * 4];
+      const int i = (sweep.warp * 16 + (sweep.lane & 15)) % C::own, j = n + (sweep.lane >> 4);
+      ptx::store_matrices(tile + i * 128 + ((j ^ (i & 7)) << 4), ptx::pack(x[0], x[1]),
+                          ptx::pack(x[2], x[3]), ptx::pack(x[4], x[5]), ptx::pack(x[6], x[7]));
+    }
+  }
+
+  // ---- n, on the cores beside the tensor cores: a pair of keys per thread.
+
+  DEVICE int pair() const { return sweep.thread % pairs; }
+  DEVICE int part() const { return sweep.thread / pairs; }
+  DEVICE uint32_t place_of(uint32_t tile, int i) const {
+    const int j = (pair() & 31) >> 2;
+    return tile + (pair() >> 5) * C::k_pitch + i * 128 + ((j ^ (i & 7)) << 4) + (pair() & 3) * 4;
+  }
+  DEVICE void add_keys(uint32_t tile, const float* record) {
+    constexpr int share = CHUNK / C::n_parts, flight = share < 32 ? share : 32;
+    const float* beta = record + Record::beta + part() * share;
+    const uint32_t base = tile + (pair() >> 5) * C::k_pitch + (pair() & 3) * 4;
+    const int j16 = (pair() & 31) >> 2;
+    float even[2] = {0, 0};
+    n[0] *= record[Record::gamma];
+    n[1] *= record[Record::gamma];
+#pragma unroll
+    for (int j = 0; j < share; j += flight) {
+      uint32_t x[flight];
+#pragma unroll
+      for (int e = 0; e < flight; e++) {
+        x[e] = ptx::load_word(base + (part() * share + j + e) * 128 + ((j16 ^ (e & 7)) << 4));
+      }
+#pragma unroll
+      for (int e = 0; e < flight; e += 4) {
+        const float4 b = *(const float4*)&beta[j + e];
+        n[0] += b.x * ptx::low_half(x[e]);
+        n[1] += b.x * ptx::high_half(x[e]);
+        even[0] += b.y * ptx::low_half(x[e + 1]);
+        even[1] += b.y * ptx::high_half(x[e + 1]);
+        n[0] += b.z * ptx::low_half(x[e + 2]);
+        n[1] += b.z * ptx::high_half(x[e + 2]);
+        even[0] += b.w * ptx::low_half(x[e + 3]);
+        even[1] += b.w * ptx::high_half(x[e + 3]);
+      }
+    }
+    n[0] += even[0];
+    n[1] += even[1];
+  }
+  // As two rows of bf16 under the keys: q·n comes out of the product that makes S.
+  DEVICE void append(int stage) const {
+    const uint32_t tile = Sweep<C>::at(&shared.k[stage][0][0][0]);
+    const uint32_t high = ptx::pack(n[0], n[1]);
+    const float rest[2] = {n[0] - ptx::low_half(high), n[1] - ptx::high_half(high)};
+    ptx::store_word(place_of(tile, CHUNK + 2 * part()), high);
+    ptx::store_word(place_of(tile, CHUNK + 2 * part() + 1), ptx::pack(rest[0], rest[1]));
+    ptx::fence_async();
+    ptx::named_barrier(4, 128);
+  }
+  DEVICE void read_n() {
+    const MlstmSweep& a = sweep.a;
+    if (!a.n_in || part() != 0) return;
+    const SweepPlace w = sweep.where();
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const int d = 2 * pair() + e;
+      if (d < a.key_width) n[e] = a.n_in[(size_t)w.unit * a.key_width + d];
+    }
+  }
+  DEVICE void write_n() const {
+    const MlstmSweep& a = sweep.a;
+    float* mine = &shared.n_sums[part()][2 * pair()];
+    mine[0] = n[0];
+    mine[1] = n[1];
+    ptx::named_barrier(4, 128);
+    const SweepPlace w = sweep.where();
+    if (!a.n_out || w.slice != 0) return;
+    for (int d = sweep.thread; d < a.key_width; d += 128) {
+      float sum = 0;
+#pragma unroll
+      for (int p = 0; p < C::n_parts; p++) sum += shared.n_sums[p][d];
+      a.n_out[(size_t)w.unit * a.key_width + d] = sum;
+    }
+  }
+
+  // ---- One step.
+
+  DEVICE void step(int c) {
+    const int q_stage = c % C::q_stages, k_stage = c % C::k_stages;
+    ptx::barrier_wait(Sweep<C>::at(&shared.full_q[q_stage]), Sweep<C>::parity(c, C::q_stages));
+    ptx::barrier_wait(Sweep<C>::at(&shared.full_k[k_stage]), Sweep<C>::parity(c, C::k_stages));
+    const uint32_t q = Sweep<C>::at(&shared.q[q_stage][0][0][0]);
+    const uint32_t k = Sweep<C>::at(&shared.k[k_stage][0][0][0]);
+    const float* record = shared.record[k_stage];
+    if (sweep.a.lengths && sweep.valid(c) < CHUNK) {
+      for (int i = 0; i < C::blocks; i++) {
+        sweep.clear(q + i * C::q_pitch, sweep.valid(c));
+        sweep.clear(k + i * C::k_pitch, sweep.valid(c));
+      }
+      sweep.cleared();
+    }
+    float s[COLUMNS];
+    multiply(s, ptx::descriptor(q, 16), ptx::descriptor(k, 16));
+    sweep.release(&shared.empty_q[q_stage]);
+    if constexpr (C::pair) {
+      if (finishes()) {
+        receive(s, c);
+      } else {
+        send(s, c);
+      }
+    }
+    if (finishes()) finish(s, record, c);
+    if constexpr (C::norm) add_keys(k, record);
+    sweep.release(&shared.empty_k[k_stage]);
+    if constexpr (C::norm) append((c + 1) % C::k_stages);
+  }
+
+  DEVICE void finish(float (&s)[COLUMNS], const float* record, int c) const {
+    const int s_stage = c % C::s_stages;
+    ptx::barrier_wait(Sweep<C>::at(&shared.empty_s[s_stage]),
+                      Sweep<C>::parity(c, C::s_stages) ^ 1);
+    gate(s, rows(record), record);
+    float alpha[2] = {record[Record::alpha + row], record[Record::alpha + row + 8]};
+    float sigma[2];
+    if constexpr (C::norm) normalise(s, alpha, sigma, record);
+    write(s, Sweep<C>::at(&shared.s[s_stage][0][0]));
+    if ((sweep.lane & 3) == 0) {
+      shared.factor[s_stage][row] = alpha[0];
+      shared.factor[s_stage][row + 8] = alpha[1];
+    }
+    ptx::fence_async();
+    sweep.release(&shared.full_s[s_stage]);
+    if constexpr (C::norm) write_sigma(sigma, c);
+  }
+};
+
+template <class C>
+DEVICE void Sweep<C>::score() {
+  ScoreWarps<C> warps(*this);
+  const SweepPlace w = where();
+  if constexpr (!C::producer) {
+    if (thread == 0) {
+#pragma unroll
+      for (int c = 0; c < C::q_stages - 1; c++) load_q(w, c);
+#pragma unroll
+      for (int c = 0; c < C::k_stages - 1; c++) load_k(w, c);
+    }
+    __syncwarp();
+  }
+  if constexpr (C::norm) {
+    warps.read_n();
+    warps.append(0);
+  }
+  for (int c = 0; c < chunks; c++) {
+    warps.step(c);
+    if constexpr (!C::producer) {
+      if (thread == 0) {
+        load_q(w, c + C::q_stages - 1);
+        load_k(w, c + C::k_stages - 1);
+      }
+      __syncwarp();
+    }
+  }
+  if constexpr (C::norm) warps.write_n();
+}

@@ -1,0 +1,302 @@
+// The warpgroups that keep C^T: H^T = C^T Q^T + V^T S^T, then C^T <- gamma C^T + (V diag beta)^T K.
+#pragma once
+
+template <class C>
+struct StateWarps {
+  Sweep<C>& sweep;
+  SweepShared<C>& shared;
+  SweepState<C::key> state;
+  float h[32];
+  static constexpr int elements = C::key / 2;
+
+  DEVICE StateWarps(Sweep<C>& s) : sweep(s), shared(s.shared) {}
+
+  // Of a transposed tile: the rows and columns that this lane addresses for 16 tokens from `from`.
+  DEVICE uint32_t transposed(uint32_t tile, int from) const {
+    const int i = from + (sweep.lane & 7) + ((sweep.lane >> 4) << 3);
+    const int j = sweep.warp * 2 + ((sweep.lane >> 3) & 1);
+    return tile + i * 128 + ((j ^ (i & 7)) << 4);
+  }
+
+  // ---- C between the accumulators and memory.
+
+  // Element i: key column and value row.
+  DEVICE size_t index(const SweepPlace& w, int i, bool& inside) const {
+    const MlstmSweep& a = sweep.a;
+    const uint32_t d = C::rank * C::key + (i >> 2) * 8 + (sweep.lane & 3) * 2 + (i & 1);
+    const uint32_t v = w.slice * 128 + sweep.group * 64 + sweep.warp * 16 +
+                       (sweep.lane >> 2) + ((i & 2) << 2);
+    inside = d < a.key_width && v < a.value_width;
+    return (size_t)w.unit * a.key_width * a.value_width + (size_t)d * a.key_stride +
+           (size_t)v * a.value_stride;
+  }
+  DEVICE void read() {
+    const float* from = sweep.a.state_in;
+    const SweepPlace w = sweep.where();
+#pragma unroll
+    for (int i = 0; i < elements; i++) {
+      state[i] = 0.f;
+      if (from) {
+        bool inside;
+        const size_t at = index(w, i, inside);
+        if (inside) state[i] = from[at];
+      }
+    }
+  }
+  DEVICE void write() {
+    float* to = sweep.a.state_out;
+    if (!to) return;
+    const SweepPlace w = sweep.where();
+#pragma unroll
+    for (int i = 0; i < elements; i++) {
+      bool inside;
+      const size_t at = index(w, i, inside);
+      if (inside) to[at] = state[i];
+    }
+  }
+
+  // ---- H^T = C^T Q^T, and C^T *= gamma in its shadow: two k steps at a time, two in flight.
+  DEVICE void from_state(uint64_t q, float gamma) {
+    constexpr int groups = C::key / 32;
+#pragma unroll
+    for (int g = 0; g < groups; g++) {
+      uint32_t fragment[2][4];
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+#pragma unroll
+        for (int p = 0; p < 4; p++) {
+          const int i = (g * 2 + e) * 8 + 2 * p;
+          fragment[e][p] = ptx::pack(state[i], state[i + 1]);
+        }
+      }
+      ptx::mma_fence();
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        const int step = g * 2 + e;
+        const uint64_t tokens = ptx::advance(q, (step >> 2) * C::q_pitch + (step & 3) * 32);
+        if (step == 0) {
+          ptx::mma64_registers<true>(h, fragment[e], tokens);
+        } else {
+          ptx::mma64_registers<false>(h, fragment[e], tokens);
+        }
+      }
+      ptx::mma_commit();
+#pragma unroll
+      for (int i = g * 16; i < g * 16 + 16; i++) state[i] *= gamma;
+      if (g < groups - 1) {
+        ptx::mma_wait<1>();
+      } else {
+        ptx::mma_wait<0>();
+      }
+    }
+  }
+
+  // ---- A pair of blocks: the sum over this half of the keys, for the other block's tokens.
+  DEVICE void send(int c) const {
+    const uint32_t full = Sweep<C>::at(&shared.full_peer_h[sweep.group]);
+    if (sweep.thread == 0) ptx::barrier_expect(full, C::peer_bytes);
+    ptx::barrier_wait(Sweep<C>::at(&shared.empty_peer_h[sweep.group]), (c & 1) ^ 1);
+#pragma unroll
+    for (int p = 0; p < 4; p++) {
+      const float* x = &h[C::peer * 16 + 4 * p];
+      ptx::send(Sweep<C>::at(&shared.peer_h[sweep.group][p * 128 + sweep.thread]), full, C::peer,
+                {x[0], x[1], x[2], x[3]});
+    }
+  }
+  DEVICE void receive(int c) {
+    ptx::barrier_wait(Sweep<C>::at(&shared.full_peer_h[sweep.group]), c & 1);
+#pragma unroll
+    for (int p = 0; p < 4; p++) {
+      const float4 x = shared.peer_h[sweep.group][p * 128 + sweep.thread];
+      float* own = &h[C::rank * 16 + 4 * p];
+      own[0] += x.x;
+      own[1] += x.y;
+      own[2] += x.z;
+      own[3] += x.w;
+    }
+    __syncwarp();
+    if (sweep.lane == 0) {
+      ptx::barrier_arrive_remote(Sweep<C>::at(&shared.empty_peer_h[sweep.group]), C::peer);
+    }
+  }
+
+  // V^T diag(beta), as the A operand of the state's update.
+  DEVICE void scaled_values(uint32_t (&x)[4][4], uint32_t v, const float* record) const {
+#pragma unroll
+    for (int step = 0; step < 4; step++) {
+      ptx::load_transposed(x[step], transposed(v, step * 16));
+      const float* beta = &record[Record::beta + step * 16 + (sweep.lane & 3) * 2];
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        const float2 b = *(const float2*)&beta[8 * e];
+        const uint32_t factor = ptx::pack(b.x, b.y);
+        x[step][2 * e] = ptx::multiply_pairs(x[step][2 * e], factor);
+        x[step][2 * e + 1] = ptx::multiply_pairs(x[step][2 * e + 1], factor);
+      }
+    }
+  }
+
+  // H^T = H^T diag(factor) + V^T S^T.
+  DEVICE void add_scores(const float* factor, uint32_t v, uint32_t s) {
+#pragma unroll
+    for (int n = C::first / 8; n < (C::first + C::own) / 8; n++) {
+      const float2 f = *(const float2*)&factor[n * 8 + (sweep.lane & 3) * 2];
+      h[n * 4] *= f.x;
+      h[n * 4 + 1] *= f.y;
+      h[n * 4 + 2] *= f.x;
+      h[n * 4 + 3] *= f.y;
+    }
+    const uint64_t values = ptx::descriptor(v, 8192), scores = ptx::descriptor(s, 16);
+    ptx::mma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; step++) {
+      const uint64_t a = ptx::advance(values, step * 2048), b = ptx::advance(scores, step * 32);
+      if constexpr (C::pair) {
+        ptx::mma32_transposed_a<false>(*(float(*)[16])&h[C::rank * 16], a, b);
+      } else {
+        ptx::mma64_transposed_a<false>(h, a, b);
+      }
+    }
+    ptx::mma_commit();
+  }
+  DEVICE void update(const uint32_t (&x)[4][4], uint64_t k) {
+#pragma unroll
+    for (int step = 0; step < 4; step++) {
+#pragma unroll
+      for (int tile = 0; tile < C::key / 128; tile++) {
+        ptx::mma128_transposed_b<false>(
+            state.wide[tile], x[step], ptx::advance(k, tile * 2 * C::k_pitch + step * 2048));
+      }
+      if constexpr (SweepState<C::key>::narrow) {
+        ptx::mma64_transposed_b<false>(
+            state.rest, x[step], ptx::advance(k, (C::blocks - 1) * C::k_pitch + step * 2048));
+      }
+    }
+    ptx::mma_commit();
+  }
+
+  // ---- x·O of 4 tokens, summed over this warp's 16 value rows; from f32, before O is rounded.
+  DEVICE void dot(int n, const uint32_t (&x)[4]) {
+    float sum[4];
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const float* o = &h[(C::first / 8 + n + e) * 4];
+      sum[2 * e] = o[0] * ptx::low_half(x[2 * e]) + o[2] * ptx::low_half(x[2 * e + 1]);
+      sum[2 * e + 1] = o[1] * ptx::high_half(x[2 * e]) + o[3] * ptx::high_half(x[2 * e + 1]);
+    }
+    // Eight lanes hold parts of the same tokens: they halve what they keep, then add.
+    const bool upper = sweep.lane & 16, odd = sweep.lane & 8;
+    float keep[2];
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const float send = upper ? sum[e] : sum[2 + e];
+      keep[e] = (upper ? sum[2 + e] : sum[e]) + __shfl_xor_sync(~0u, send, 16);
+    }
+    float total = (odd ? keep[1] : keep[0]) + __shfl_xor_sync(~0u, odd ? keep[0] : keep[1], 8);
+    total += __shfl_xor_sync(~0u, total, 4);
+    const int token = (n + upper) * 8 + (sweep.lane & 3) * 2 + odd;
+    if (!(sweep.lane & 4)) shared.dots[sweep.group][sweep.warp][token] = total;
+  }
+  DEVICE void write_dots(int c) const {
+    const MlstmSweep& a = sweep.a;
+    const SweepPlace w = sweep.where();
+    const int part = w.slice * 2 + sweep.group, t = sweep.thread;
+    if (t >= C::own || part * 64 >= a.value_width) return;
+    const auto& warps = shared.dots[sweep.group];
+    const float sum = (warps[0][t] + warps[1][t]) + (warps[2][t] + warps[3][t]);
+    const size_t row = ((size_t)part * a.units + w.unit) * a.chunks + sweep.place(c);
+    a.dots[row * CHUNK + C::first + t] = sum;
+  }
+
+  // H^T, transposed and rounded, through shared memory to O.
+  DEVICE void output(int c) {
+    const uint32_t tile = ptx::opaque(Sweep<C>::at(&shared.h[sweep.group][0][0]));
+    if constexpr (C::dot) ptx::barrier_wait(Sweep<C>::at(&shared.full_x[sweep.group]), c & 1);
+#pragma unroll
+    for (int n = 0; n < C::own / 8; n += 2) {
+      const float* x = &h[(C::first / 8 + n) * 4];
+      const uint32_t to = transposed(tile, n * 8);
+      if constexpr (C::dot) {
+        uint32_t other[4];
+        ptx::load_transposed(other, to);
+        dot(n, other);
+      }
+      ptx::store_transposed(to, ptx::pack(x[0], x[1]), ptx::pack(x[2], x[3]),
+                            ptx::pack(x[4], x[5]), ptx::pack(x[6], x[7]));
+    }
+    ptx::fence_async();
+    ptx::named_barrier(1 + sweep.group, 128);
+    if (sweep.thread == 0) {
+      const SweepPlace w = sweep.where();
+      const int block = w.slice * 2 + sweep.group;
+      if (block * 64 < sweep.a.value_width) {
+        ptx::tensor_store(&sweep.a.o, tile, sweep.box(w, sweep.a.v_columns, c, block, C::first));
+      }
+    }
+    if constexpr (C::dot) write_dots(c);
+  }
+
+  // The tile of O may take the next chunk's x: the store before has been read.
+  DEVICE void request_x(int c) const {
+    if (sweep.thread != 0) return;
+    ptx::stores_read();
+    if constexpr (C::producer) {
+      ptx::barrier_arrive(Sweep<C>::at(&shared.empty_x[sweep.group]));
+    } else {
+      sweep.load_x(sweep.where(), c, sweep.group);
+    }
+  }
+
+  DEVICE void step(int c) {
+    const int q_stage = c % C::q_stages, k_stage = c % C::k_stages, s_stage = c % C::s_stages;
+    const int v_stage = c % C::v_stages;
+    const uint32_t full_v = Sweep<C>::at(&shared.full_v[sweep.group][v_stage]);
+    const uint32_t v = ptx::opaque(Sweep<C>::at(&shared.v[sweep.group][v_stage][0][0]));
+    ptx::barrier_wait(Sweep<C>::at(&shared.full_q[q_stage]), Sweep<C>::parity(c, C::q_stages));
+    ptx::barrier_wait(Sweep<C>::at(&shared.full_k[k_stage]), Sweep<C>::parity(c, C::k_stages));
+    if (sweep.a.lengths && sweep.valid(c) < CHUNK) {
+      ptx::barrier_wait(full_v, Sweep<C>::parity(c, C::v_stages));
+      sweep.clear(v, sweep.valid(c));
+      sweep.cleared();
+    }
+    const float* record = shared.record[k_stage];
+    from_state(ptx::descriptor(Sweep<C>::at(&shared.q[q_stage][0][0][0]), 16), record[Record::gamma]);
+    sweep.release(&shared.empty_q[q_stage]);
+    if constexpr (C::pair) send(c);
+    if constexpr (C::dot) request_x(c);
+    ptx::barrier_wait(full_v, Sweep<C>::parity(c, C::v_stages));
+    uint32_t x[4][4];
+    scaled_values(x, v, record);
+    ptx::barrier_wait(Sweep<C>::at(&shared.full_s[s_stage]), Sweep<C>::parity(c, C::s_stages));
+    if constexpr (C::pair) receive(c);
+    add_scores(shared.factor[s_stage], v, Sweep<C>::at(&shared.s[s_stage][0][0]));
+    update(x, ptx::descriptor(Sweep<C>::at(&shared.k[k_stage][0][0][0]), C::k_pitch));
+    if constexpr (!C::dot) {
+      if (sweep.thread == 0) ptx::stores_read();
+    }
+    ptx::named_barrier(1 + sweep.group, 128);
+    ptx::mma_wait<1>();
+    sweep.release(&shared.empty_s[s_stage]);
+    if constexpr (C::producer) sweep.release(&shared.empty_v[sweep.group][v_stage]);
+    output(c);
+    if constexpr (!C::producer) {
+      if (sweep.thread == 0) sweep.load_v(sweep.where(), c + C::v_stages, sweep.group);
+    }
+    ptx::mma_wait<0>();
+    sweep.release(&shared.empty_k[k_stage]);
+  }
+};
+
+template <class C>
+DEVICE void Sweep<C>::consume() {
+  StateWarps<C> warps(*this);
+  if constexpr (!C::producer) {
+    if (thread == 0) {
+      for (int c = 0; c < C::v_stages; c++) load_v(where(), c, group);
+    }
+  }
+  warps.read();
+  for (int c = 0; c < chunks; c++) warps.step(c);
+  warps.write();
+  if (thread == 0) ptx::stores_done();
+}

@@ -1,0 +1,198 @@
+// The Hopper instructions that C++ has no words for: mbarrier, the bulk tensor copy engine, the
+// matrix fragments in shared memory, register budgets. wgmma is in ptx_wgmma.cuh.
+//
+// Shared memory is addressed by 32-bit offsets, as the instructions do. A check program replaces
+// this file by check/hopper_host.hpp (XL_HOPPER_HOST), which runs the same kernels on a processor.
+#pragma once
+#include <stdint.h>
+
+#ifdef XL_HOPPER_HOST
+#include "check/hopper_host.hpp"
+#else
+
+#define DEVICE __device__ __forceinline__
+// One block per multiprocessor: the roles of its warpgroups share all registers.
+#define HOPPER_KERNEL(threads, name, Args) \
+  extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Args a)
+
+// What cuTensorMapEncodeTiled writes.
+struct alignas(64) TensorMap {
+  uint64_t opaque[16];
+};
+
+namespace ptx {
+
+DEVICE unsigned char* dynamic_shared() {
+  extern __shared__ __align__(1024) unsigned char buffer[];
+  return buffer;
+}
+DEVICE uint32_t shared_address(const void* p) {
+  return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+// Keeps what is computed from x inside the loop: hoisted, it would cost registers.
+DEVICE uint32_t opaque(uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+// mbarrier
+
+DEVICE void barrier_init(uint32_t barrier, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count));
+}
+DEVICE void barrier_init_fence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+DEVICE void barrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+// In another block of the cluster. The default scope: a release at cluster scope costs 1,000 cycles.
+DEVICE void barrier_arrive_remote(uint32_t barrier, int block) {
+  asm volatile(
+    "{.reg .b32 r; mapa.shared::cluster.u32 r, %0, %1;"
+    "mbarrier.arrive.shared::cluster.b64 _, [r];}" ::"r"(barrier),
+    "r"(block)
+    : "memory");
+}
+DEVICE void barrier_expect(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+        : "memory");
+}
+DEVICE bool barrier_try(uint32_t barrier, int parity) {
+  uint32_t done;
+  asm volatile(
+    "{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+    : "=r"(done)
+    : "r"(barrier), "r"(parity)
+    : "memory");
+  return done;
+}
+// Nothing but spinning: with a trap in here ptxas ignores the register budgets of the roles.
+DEVICE void barrier_wait(uint32_t barrier, int parity) {
+  while (!barrier_try(barrier, parity)) {
+  }
+}
+DEVICE void named_barrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+DEVICE void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");
+}
+// Four floats to the same place in another block of the cluster, and their bytes to its barrier.
+DEVICE void send(uint32_t to, uint32_t barrier, int block, const float (&x)[4]) {
+  asm volatile(
+    "{.reg .b32 t, b; mapa.shared::cluster.u32 t, %0, %2; mapa.shared::cluster.u32 b, %1, %2;"
+    "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
+    "[t], {%3, %4, %5, %6}, [b];}" ::"r"(to),
+    "r"(barrier), "r"(block), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
+    : "memory");
+}
+// Writes of this thread become visible to the copy engine and to wgmma.
+DEVICE void fence_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Copy engine. Tensors have five dims: columns, tokens, column blocks, heads, batch rows.
+
+struct Box {
+  int column, token, block, head, batch;
+};
+
+DEVICE void tensor_load(uint32_t to, const TensorMap* map, uint32_t barrier, Box b) {
+  asm volatile(
+    "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
+    "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(to),
+    "l"(map), "r"(barrier), "r"(b.column), "r"(b.token), "r"(b.block), "r"(b.head), "r"(b.batch)
+    : "memory");
+}
+DEVICE void tensor_store(const TensorMap* map, uint32_t from, Box b) {
+  asm volatile(
+    "cp.async.bulk.tensor.5d.global.shared::cta.bulk_group "
+    "[%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(map),
+    "r"(from), "r"(b.column), "r"(b.token), "r"(b.block), "r"(b.head), "r"(b.batch)
+    : "memory");
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+DEVICE void bulk_load(uint32_t to, const void* from, int bytes, uint32_t barrier) {
+  asm volatile(
+    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+      "r"(to),
+    "l"(from), "r"(bytes), "r"(barrier)
+    : "memory");
+}
+// This thread's stores have left shared memory.
+DEVICE void stores_read() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+DEVICE void stores_done() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+// Fragments: four 8x8 matrices of bf16, a row address per lane.
+
+DEVICE void load_transposed(uint32_t (&r)[4], uint32_t from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+        : "r"(from)
+        : "memory");
+}
+DEVICE void store_matrices(uint32_t to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),
+        "r"(a), "r"(b), "r"(c), "r"(d)
+        : "memory");
+}
+DEVICE void store_transposed(uint32_t to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),
+        "r"(a), "r"(b), "r"(c), "r"(d)
+        : "memory");
+}
+DEVICE uint32_t load_word(uint32_t from) {
+  uint32_t x;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(from));
+  return x;
+}
+DEVICE void store_word(uint32_t to, uint32_t x) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(x) : "memory");
+}
+
+// Numbers
+
+DEVICE uint32_t pack(float low, float high) {
+  uint32_t x;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(x) : "f"(high), "f"(low));
+  return x;
+}
+DEVICE uint32_t multiply_pairs(uint32_t a, uint32_t b) {
+  uint32_t x;
+  asm("mul.bf16x2 %0, %1, %2;" : "=r"(x) : "r"(a), "r"(b));
+  return x;
+}
+DEVICE float low_half(uint32_t x) {
+  return __uint_as_float(x << 16);
+}
+DEVICE float high_half(uint32_t x) {
+  return __uint_as_float(x & 0xffff0000u);
+}
+DEVICE float power2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+DEVICE float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+template <int COUNT>
+DEVICE void registers_less() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT>
+DEVICE void registers_more() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+}  // namespace ptx
+#endif
