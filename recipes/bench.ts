@@ -1,69 +1,158 @@
 // Measures this machine and this library: ceilings first, then everything as a part of them.
 //
 //   bun run bench cpu
-//   bun run bench cpu --json > before.jsonl
+//   bun run bench gpu --json > before.jsonl
 
+import { readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { z } from "zod";
 import manifest from "../package.json" with { type: "json" };
 import { cells, products, type Row, trainingSteps } from "../lib/bench/cpu.ts";
+import { clocks, gpuBench, type GpuPart, gpuParts, type PartRow } from "../lib/bench/gpu.ts";
 import { ceilings, findBlas } from "../lib/bench/measure.ts";
-import { blasPaths } from "../lib/native/library.ts";
 import { defineRecipe, runMain } from "../lib/cli/command.ts";
+import { ExitCode, ExitError, UsageError } from "../lib/cli/exit.ts";
+import { NativeError } from "../lib/native/errors.ts";
+import { blasPaths } from "../lib/native/library.ts";
+import { useDevice } from "../lib/tensor/index.ts";
+
+const cpuParts = ["gemm", "cells", "train"] as const;
+type CpuPart = (typeof cpuParts)[number];
+const partNames = [...new Set([...cpuParts, ...gpuParts])];
 
 const recipe = defineRecipe({
   name: "bench",
   description: "Benchmarks as parts of the ceilings measured in the same run.",
   schema: z.strictObject({
-    what: z.enum(["cpu"]).default("cpu").describe("cpu: products, cells, training steps"),
-    only: z.enum(["all", "gemm", "cells", "train"]).default("all").describe("one part"),
+    what: z
+      .enum(["cpu", "gpu"])
+      .default("cpu")
+      .describe("cpu: products, cells, training steps; gpu: also operations and decoding"),
+    only: z
+      .enum(["all", ...partNames])
+      .default("all")
+      .describe("one part"),
     blas: z.string().optional().describe("CBLAS library to compare with; default: the first found"),
     json: z.boolean().default(false).describe("JSON lines"),
     quick: z.boolean().default(false).describe("smallest sizes: shows that it runs"),
   }),
   positionals: ["what"],
-  examples: [{ command: "bun run bench cpu only=gemm", what: "products against the best BLAS" }],
-  run({ only, blas, json, quick }) {
-    const found = findBlas(blas ? [blas] : blasPaths());
-    if (blas && !found.path) throw new Error(found.tried.join("; "));
-    const ceiling = ceilings();
-    const header = {
-      date: new Date().toISOString(),
-      processor: cpus()[0]?.model ?? "unknown",
-      threads: cpus().length,
-      bun: Bun.version,
-      xlstm: manifest.version,
-      revision: Bun.spawnSync(["git", "rev-parse", "--short", "HEAD"]).stdout.toString().trim(),
-      blas: found.path ?? "none (bun run setup --blas installs one)",
-      fmaGflops: ceiling.gflops,
-      copyGBps: ceiling.copy,
-    };
-    console.log(json ? JSON.stringify({ header }) : heading(header));
-    const parts = {
-      gemm: () => products(ceiling, found.path, quick),
-      cells: () => cells(ceiling, quick),
-      train: () => trainingSteps(ceiling, quick),
-    };
-    for (const [name, rows] of Object.entries(parts)) {
-      if (only !== "all" && only !== name) continue;
-      for (const row of rows()) console.log(json ? JSON.stringify(row) : line(row));
+  examples: [
+    { command: "bun run bench cpu only=gemm", what: "products against the best BLAS" },
+    { command: "bun run bench gpu only=cells --json", what: "the recurrent cells on the GPU" },
+  ],
+  run({ what, only, blas, json, quick }) {
+    const known: readonly string[] = what === "cpu" ? cpuParts : gpuParts;
+    if (only !== "all" && !known.includes(only)) {
+      throw new UsageError(`only=${only} is no part of ${what}: there are ${known.join(", ")}`);
     }
+    if (what === "cpu") return onCpu(only as CpuPart | "all", blas, json, quick);
+    if (blas) throw new UsageError("blas=… is for `bench cpu`");
+    return onGpu(only as GpuPart | "all", json, quick);
   },
 });
 
-function heading(header: Record<string, string | number>): string {
-  const shown = (value: string | number) => (typeof value === "number" ? value.toFixed(1) : value);
+function onCpu(only: CpuPart | "all", blas: string | undefined, json: boolean, quick: boolean) {
+  const found = findBlas(blas ? [blas] : blasPaths());
+  if (blas && !found.path) throw new Error(found.tried.join("; "));
+  const ceiling = ceilings();
+  printHeader(json, {
+    blas: found.path ?? "none (bun run setup --blas installs one)",
+    fmaGflops: ceiling.gflops,
+    copyGBps: ceiling.copy,
+  });
+  const parts = {
+    gemm: () => products(ceiling, found.path, quick),
+    cells: () => cells(ceiling, quick),
+    train: () => trainingSteps(ceiling, quick),
+  };
+  for (const [name, rows] of Object.entries(parts)) {
+    if (only !== "all" && only !== name) continue;
+    for (const row of rows()) console.log(json ? JSON.stringify(row) : line(row));
+  }
+}
+
+/** A row that could not be measured makes the exit code 1; the other rows are still there. */
+function onGpu(only: GpuPart | "all", json: boolean, quick: boolean): number {
+  openGpuOrSay();
+  const { header, rows } = gpuBench(only, quick);
+  printHeader(json, header);
+  let failures = 0;
+  for (const row of rows) {
+    if ("error" in row) failures++;
+    console.log(json ? JSON.stringify(row) : gpuLine(row));
+  }
+  const footer = { clocks: clocks(), failures };
+  console.log(json ? JSON.stringify({ footer }) : heading(footer));
+  return failures > 0 ? 1 : 0;
+}
+
+/** A machine without a usable GPU is the user's to solve: one line, no stack. */
+function openGpuOrSay(): void {
+  try {
+    useDevice("cuda");
+  } catch (error) {
+    if (!(error instanceof NativeError)) throw error;
+    throw new ExitError(ExitCode.usage, error.message);
+  }
+}
+
+function printHeader(json: boolean, facts: Readonly<Record<string, string | number | boolean>>) {
+  const header = {
+    date: new Date().toISOString(),
+    processor: cpus()[0]?.model ?? "unknown",
+    threads: cpus().length,
+    bun: Bun.version,
+    xlstm: manifest.version,
+    revision: revision(),
+    ...facts,
+  };
+  console.log(json ? JSON.stringify({ header }) : heading(header));
+}
+
+/** Of the checkout, or of the packed tree (bench/gpu-run). */
+function revision(): string {
+  const folder = new URL("..", import.meta.url).pathname;
+  try {
+    return readFileSync(`${folder}REVISION`, "utf8").trim();
+  } catch {
+    if (!Bun.which("git")) return "unknown";
+    const asked = ["git", "-C", folder, "rev-parse", "--short", "HEAD"];
+    return Bun.spawnSync(asked).stdout.toString().trim() || "unknown";
+  }
+}
+
+function heading(header: Readonly<Record<string, string | number | boolean>>): string {
+  const shown = (value: string | number | boolean) =>
+    typeof value === "number" && !Number.isInteger(value) ? value.toFixed(1) : value;
   return Object.entries(header)
-    .map(([key, value]) => `${key.padEnd(12)} ${shown(value)}`)
+    .map(([key, value]) => `${key.padEnd(15)} ${shown(value)}`)
     .join("\n");
 }
 
 function line({ name, milliseconds, gflops, ofCeiling, extra }: Row): string {
-  const rest = Object.entries(extra).map(
-    ([key, value]) => `${key} ${typeof value === "number" ? value.toPrecision(4) : value}`,
-  );
   const rate = `${gflops.toFixed(1).padStart(7)} GFLOP/s ${(100 * ofCeiling).toFixed(0)} %`;
-  return `${name.padEnd(34)} ${milliseconds.toFixed(2).padStart(9)} ms ${rate}  ${rest.join("  ")}`;
+  const time = milliseconds.toFixed(2).padStart(9);
+  return `${name.padEnd(34)} ${time} ms ${rate}  ${pairs(extra)}`;
+}
+
+function gpuLine(row: PartRow): string {
+  const title = row.name.padEnd(54);
+  if ("error" in row) return `${title} FAILED: ${row.error}`;
+  const spread = `(${row.p20.toFixed(3)}-${row.p80.toFixed(3)})${row.unsteady ? " UNSTEADY" : ""}`;
+  const time = `${row.milliseconds.toFixed(3).padStart(9)} ms ${spread}`;
+  const floor = `${row.overFloor.toFixed(2)}x of ${row.floor.toFixed(3)}`;
+  const rates = `${row.gbps.toPrecision(3)} GB/s  ${row.tflops.toPrecision(3)} TFLOP/s`;
+  const eager = row.mode === "graph" ? "" : `  (${row.mode})`;
+  const host = `host ${row.hostMilliseconds.toFixed(3)}${eager}`;
+  const first = `${title} ${time}  ${floor}  ${rates}  ${host}  ${pairs(row.extra)}`.trimEnd();
+  return row.breakdown ? `${first}\n    by call, ms: ${pairs(row.breakdown)}` : first;
+}
+
+function pairs(values: Readonly<Record<string, number | string>>): string {
+  return Object.entries(values)
+    .map(([key, value]) => `${key} ${typeof value === "number" ? value.toPrecision(4) : value}`)
+    .join("  ");
 }
 
 export default recipe;

@@ -6,9 +6,10 @@
 //   }
 
 import type { Tokenizer } from "../data/tokenizer.ts";
-import type { ModelState } from "../nn/context.ts";
 import type { XLSTM } from "../nn/model.ts";
-import { keep, noGrad, scope, type Tensor } from "../tensor/index.ts";
+import { HostDecoder } from "./decode.ts";
+import { DeviceDecoder } from "./decode_device.ts";
+import { prefill, type Position, release } from "./prefill.ts";
 import { Sampler, type SamplingOptions } from "./sampling.ts";
 
 export interface GenerateOptions extends SamplingOptions {
@@ -18,12 +19,6 @@ export interface GenerateOptions extends SamplingOptions {
   stopTokens?: readonly number[];
   /** Longest piece of the prompt that goes through the model at once. Default 512. */
   prefillTokens?: number;
-}
-
-/** A state and the logits f32 [1, V] for the token after it. */
-interface Position {
-  state: ModelState;
-  logits: Tensor;
 }
 
 /**
@@ -46,13 +41,17 @@ export async function* generate(
   let position: Position | undefined;
   try {
     for (let start = 0; start < ids.length; start += prefillTokens) {
-      position = advance(model, ids.subarray(start, start + prefillTokens), position);
+      position = prefill(model, ids.subarray(start, start + prefillTokens), position);
     }
-    for (let count = 0; count < maxTokens; count++) {
-      const id = sampler.next(position!.logits);
-      yield id;
-      if (stopTokens.includes(id) || count + 1 >= maxTokens) return;
-      position = advance(model, Int32Array.of(id), position);
+    // Penalties need the tokens on the host before the next one is drawn.
+    const waits = model.device === "cpu" || sampler.penalises;
+    using decoder = new (waits ? HostDecoder : DeviceDecoder)(model, position!, sampler);
+    for (let count = 0; count < maxTokens;) {
+      for (const id of decoder.next(maxTokens - count)) {
+        yield id;
+        count++;
+        if (stopTokens.includes(id)) return;
+      }
     }
   } finally {
     if (position) release(position);
@@ -73,32 +72,6 @@ export async function* generateText(
   }
   const rest = decoder.end();
   if (rest !== "") yield rest;
-}
-
-/** Takes tokens into the state; the position before is given up. */
-function advance(model: XLSTM, ids: Int32Array, before: Position | undefined): Position {
-  const after = noGrad(() =>
-    scope(() => {
-      const tokens = { data: ids, shape: [1, ids.length] };
-      const { hidden, state } = model.hidden(tokens, { state: before?.state, returnState: true });
-      const last = hidden.slice(1, ids.length - 1, ids.length);
-      const logits = model.head(last.reshape([1, hidden.shape[2]!]));
-      // Between two tokens the caller's scopes come and go: the state belongs to none of them.
-      for (const tensor of tensorsOf({ state: state!, logits })) keep(tensor);
-      return { state: state!, logits };
-    }),
-  );
-  if (before) release(before);
-  return after;
-}
-
-function release(position: Position): void {
-  for (const tensor of tensorsOf(position)) tensor.dispose();
-}
-
-function tensorsOf({ state, logits }: Position): Tensor[] {
-  const all = state.blocks.flatMap(({ c, n, m, slstm, conv }) => [c, n, m, slstm, conv]);
-  return [...all, logits].filter((tensor) => tensor !== undefined);
 }
 
 function checkedPrompt(prompt: Iterable<number>, vocabSize: number): Int32Array {

@@ -3,7 +3,7 @@
 //   const { model, step } = loadModel(latestCheckpoint("runs/moby-dick/checkpoints")!);
 
 import { loadCheckpoint } from "../checkpoint/load.ts";
-import { type ModelConfigInput, resolveConfig } from "../nn/config.ts";
+import { type ModelConfig, type ModelConfigInput, resolveConfig } from "../nn/config.ts";
 import { XLSTM } from "../nn/model.ts";
 import { scope, type Tensor } from "../tensor/index.ts";
 
@@ -15,14 +15,22 @@ export interface LoadedModel {
   readonly recipe: Readonly<Record<string, unknown>>;
 }
 
+export interface LoadOptions {
+  /** Dtype of activations. Default: what the checkpoint says, often "auto": bf16 on a GPU. */
+  dtype?: ModelConfig["dtype"];
+}
+
 /**
- * The model at a checkpoint's path, as `latestCheckpoint` returns it. Throws a CheckpointError when
- * a file is damaged, a ConfigError when the stored recipe has no proper model configuration.
+ * The model at a checkpoint's path, as `latestCheckpoint` returns it, for inference: on a GPU with
+ * bf16 activations its matrices are held in bf16. Throws a CheckpointError when a file is damaged,
+ * a ConfigError when the stored recipe has no proper model configuration.
  */
-export function loadModel(path: string): LoadedModel {
+export function loadModel(path: string, { dtype }: LoadOptions = {}): LoadedModel {
   using checkpoint = loadCheckpoint(path);
   const recipe = checkpoint.manifest.recipe as Record<string, unknown>;
-  const model = new XLSTM(resolveConfig(recipe["model"] as ModelConfigInput));
+  const stored = recipe["model"] as ModelConfigInput;
+  const config = resolveConfig(dtype === undefined ? stored : { ...stored, dtype });
+  const model = new XLSTM(config, { inference: true });
   loadParameters(model, (name) => checkpoint.load(name));
   return { model, step: checkpoint.step, recipe };
 }

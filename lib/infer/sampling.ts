@@ -2,7 +2,7 @@
 // draw whose random number depends on the seed and the token's position only.
 
 import { keyOf, scope, type Tensor, tensor } from "../tensor/index.ts";
-import { sampleTokens } from "../tensor/ops/sample.ts";
+import { type SampleRow, sampleTokens } from "../tensor/ops/sample.ts";
 
 export interface SamplingOptions {
   /** 0 = greedy. Default 1. */
@@ -76,10 +76,20 @@ export class Sampler {
     return this.#position;
   }
 
+  /** Whether a token depends on the tokens before it by more than its logits. */
+  get penalises(): boolean {
+    return this.options.repetitionPenalty !== 1;
+  }
+
+  /** How the token at a position is drawn. */
+  row(position: number): SampleRow {
+    return { ...this.options, key: this.#key, position };
+  }
+
   /** The next token for the logits [V] or [1, V] behind the last one. */
   next(logits: Tensor): number {
     const vocab = logits.shape.at(-1)!;
-    const row = { ...this.options, key: this.#key, position: this.#position };
+    const row = this.row(this.#position);
     const id = scope(() => sampleTokens(this.#penalised(logits).reshape([1, vocab]), [row]).item());
     this.#position++;
     this.#seen.add(id);

@@ -1,7 +1,9 @@
 // The GPU: opened at the first call that wants it, through the driver that is installed.
 
 import { existsSync, readdirSync } from "node:fs";
+import { NativeError } from "./errors.ts";
 import { check, lastError, native, options, scratch } from "./library.ts";
+import { Status } from "./symbols.ts";
 
 /** What the opened GPU is and holds. */
 export interface GpuFacts {
@@ -25,18 +27,37 @@ export interface GpuFacts {
   readonly cublasLt: number;
 }
 
+/** A GPU was asked for and none can be used. `message` says why, and the way out. */
+export class GpuError extends NativeError {
+  override readonly name = "GpuError";
+  /** A wrong setting, for recipes. */
+  readonly exitCode = 64;
+
+  constructor(status: number, reason: string) {
+    const text = reason.replace(/^CUDA: /, "no GPU can be used: ");
+    super(status, "device", text.includes("device=cpu") ? text : `${text}; use device=cpu`);
+  }
+}
+
 let opened = false;
 
-/** Opens the GPU. NativeError, in the driver's words, when there is none that can be used. */
+/** Opens the GPU. GpuError, in the driver's words, when there is none that can be used. */
 export function openGpu(): void {
   if (opened) return;
   const driver = options.cudaDriver ?? process.env["XL_CUDA_DRIVER"] ?? "libcuda.so.1";
-  const ordinal = options.gpu ?? Number(process.env["XL_GPU"] ?? 0);
   const synchronous = process.env["XL_SYNC"] === "1" ? 1 : 0;
-  const status = native().xl_open_device(putText(driver), ordinal, synchronous);
-  check(status, "device");
+  const status = native().xl_open_device(putText(driver), ordinalOf(), synchronous);
+  if (status !== 0) throw new GpuError(status, lastError());
   opened = true;
   if (!gpuFacts().emulated) openCublasLt();
+}
+
+function ordinalOf(): number {
+  const given = options.gpu ?? process.env["XL_GPU"] ?? 0;
+  const ordinal = Number(given);
+  if (Number.isInteger(ordinal) && ordinal >= 0 && ordinal < 2 ** 31) return ordinal;
+  const reason = `the GPU is "${given}": expected a number from 0 (gpu, XL_GPU)`;
+  throw new GpuError(Status.invalid_argument, reason);
 }
 
 /** Whether a GPU can be used here; opens it if so. */

@@ -1,6 +1,6 @@
 // Generated from the Zig export table by `bun run build:native --bindings`. Do not edit.
 
-export const abiHash = 948449;
+export const abiHash = 611439975;
 
 export const Status = {
   ok: 0,
@@ -409,9 +409,14 @@ export const symbols = {
     args: ["i32", "i32", "i32", "i32", "i32"],
     returns: "i32",
   },
-  /** xl_optimizer_step(rule, parameter, gradient, first, second, third, factor) One update in place. */
+  /** xl_optimizer_schedule(target) Coefficients of a captured update, from scratch floats. */
+  xl_optimizer_schedule: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_optimizer_step(rule, parameter, gradient, first, second, third, factor, schedule) One update in place. */
   xl_optimizer_step: {
-    args: ["i32", "i32", "i32", "i32", "i32", "i32", "i32"],
+    args: ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"],
     returns: "i32",
   },
   /** xl_clip_factor(sums, max_norm) Global norm and clip factor. */
@@ -514,7 +519,7 @@ export const symbols = {
     args: ["i32"],
     returns: "i32",
   },
-  /** xl_device_facts() Name in scratch text; numbers: see ops/device.zig. */
+  /** xl_device_facts() Name in scratch text; numbers: ops/device.zig. */
   xl_device_facts: {
     args: [],
     returns: "i32",

@@ -43,6 +43,8 @@ export interface ForwardContext {
   lengths: Tensor | undefined;
   /** Whether blocks return their last state. */
   returnState: boolean;
+  /** One token per row: the state that is given moves on where it lies. */
+  inPlace: boolean;
 }
 
 /** Output of a mixer: the branch, and the state after the last token when it was asked for. */

@@ -1,6 +1,9 @@
 // Small layers shared by the blocks. Each takes its parameters from the store by dotted name.
 
 import {
+  causalConv,
+  causalConvStep,
+  type ConvOptions,
   dropout,
   type DType,
   type GateActivation,
@@ -9,8 +12,10 @@ import {
   linear,
   linears,
   rmsNorm,
+  reshape,
   type Tensor,
   unaryActivation,
+  unsqueeze,
 } from "../tensor/index.ts";
 import { keyOf } from "../tensor/random.ts";
 import type { FeedForwardConfig, ModelConfig } from "./config.ts";
@@ -47,6 +52,26 @@ export function forwardAll(
     layers.map((layer) => layer.bias),
     dtypes,
   );
+}
+
+/** [B, 1, ..] → [B, ..]: what operations on one token of each row take. */
+export function oneToken(x: Tensor): Tensor {
+  return reshape(x, [x.shape[0]!, ...x.shape.slice(2)]);
+}
+
+/** The causal convolution of x [B, S, C] with the state and masks of this pass. */
+export function convolve(
+  x: Tensor,
+  weight: Parameter,
+  bias: Parameter | undefined,
+  context: ForwardContext,
+  { state, borders }: Pick<ConvOptions, "state" | "borders">,
+): { y: Tensor; state: Tensor | undefined } {
+  if (context.inPlace) {
+    return { y: unsqueeze(causalConvStep(oneToken(x), weight, bias, state!), 1), state };
+  }
+  const { lengths, returnState } = context;
+  return causalConv(x, weight, bias, { state, borders, lengths, returnState });
 }
 
 /** RMSNorm or LayerNorm over the last dim (models.md §2.2). */

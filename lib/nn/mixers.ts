@@ -4,22 +4,23 @@
 import {
   arithmetic,
   cast,
-  causalConv,
   concat,
   headNorm,
   headwiseLinear,
   mlstm,
+  mlstmStep,
   mul,
   add,
   reshape,
   silu,
   softCap,
   type Tensor,
+  unsqueeze,
 } from "../tensor/index.ts";
 import type { ModelConfig } from "./config.ts";
 import type { BlockState, ForwardContext, Mixed } from "./context.ts";
 import { HeadNorm } from "./head_norm.ts";
-import { applyDropout, forwardAll, Linear } from "./layers.ts";
+import { applyDropout, convolve, forwardAll, Linear, oneToken } from "./layers.ts";
 import type { Parameter, ParameterStore } from "./parameter.ts";
 
 /** Runs the cell with the state and options of the configuration. */
@@ -30,10 +31,19 @@ function runCell(
   state: BlockState | undefined,
 ) {
   const { mlstm: options } = config;
-  return mlstm(inputs, {
+  const cell = {
     inputGate: options.inputGate,
     normalize: options.inputGate === "exp" || options.normalizeSigmoid,
     eps: options.cellEps,
+  };
+  if (context.inPlace) {
+    const { q, k, v, i, f } = inputs;
+    const [q1, k1, v1, i1, f1] = [q, k, v, i, f].map(oneToken) as Tensor5;
+    const h = mlstmStep({ q: q1, k: k1, v: v1, i: i1, f: f1 }, state!, cell);
+    return { h: unsqueeze(h, 1), state: undefined };
+  }
+  return mlstm(inputs, {
+    ...cell,
     gradMode: options.gradMode,
     reset: options.resetAtDocumentBoundaries ? options.resetMode : "none",
     resetForgetValue: options.resetForgetValue,
@@ -45,6 +55,8 @@ function runCell(
     returnState: context.returnState,
   });
 }
+
+type Tensor5 = [Tensor, Tensor, Tensor, Tensor, Tensor];
 
 /** Gate pre-activations in f32: linear, bias, soft cap. */
 function capped(x: Tensor, config: ModelConfig): Tensor {
@@ -189,11 +201,9 @@ export class PaperMixer {
     if (!this.convWeight) return { plain: inner, activated: silu(inner), state: undefined };
     const reset = this.#config.mlstm.resetAtDocumentBoundaries;
     const exact = reset && this.#config.mlstm.resetMode === "exact";
-    const { y, state: last } = causalConv(inner, this.convWeight, this.convBias, {
+    const { y, state: last } = convolve(inner, this.convWeight, this.convBias, context, {
       state: state?.conv,
       borders: exact ? context.borders : undefined,
-      lengths: context.lengths,
-      returnState: context.returnState,
     });
     return { plain: y, activated: silu(y), state: last };
   }
@@ -218,7 +228,7 @@ export class PaperMixer {
     const heads = this.#config.mlstm.numHeads;
     const split = (t: Tensor) => reshape(t, [B, S, heads, -1]);
     const joined = concat([split(x.q), split(x.k), split(x.v)], -1);
-    const flat = reshape(joined, [B, S, -1]);
+    const flat = cast(reshape(joined, [B, S, -1]), arithmetic(x.q.dtype));
     const gate = (layer: Linear) => add(headwiseLinear(flat, layer.weight, undefined), layer.bias!);
     return [gate(this.iGate), gate(this.fGate)];
   }

@@ -25,7 +25,7 @@ import { blockKinds, type ModelConfig, type ModelConfigInput, resolveConfig } fr
 import type { DropoutKey, ForwardContext, ModelState } from "./context.ts";
 import { applyDropout, Norm } from "./layers.ts";
 import { initialize, type Parameter, ParameterStore } from "./parameter.ts";
-import { parameterSpecs } from "./parameters.ts";
+import { isDense, parameterSpecs } from "./parameters.ts";
 
 /** Token ids as a tensor, or as an Int32Array with its shape. */
 export type Tokens = Tensor | { readonly data: Int32Array; readonly shape: readonly number[] };
@@ -50,6 +50,16 @@ export interface ForwardOptions {
   state?: ModelState | undefined;
   /** Also return the state after the last token. */
   returnState?: boolean;
+  /** Decoding: one token per row moves `state` on in place. Nothing is recorded for gradients. */
+  inPlace?: boolean;
+}
+
+export interface ModelOptions {
+  /**
+   * Never trained: a bf16 model on a GPU holds its dense matrices in bf16, half the bytes that
+   * decoding reads per token. Norm scales, biases, convolutions and cells stay f32.
+   */
+  inference?: boolean;
 }
 
 /** Builds a model and fills its parameters from the seed. */
@@ -70,12 +80,15 @@ export class XLSTM {
   readonly #outNorm: Norm | undefined;
 
   /** Parameters are zero until `initialize` or a checkpoint fills them. */
-  constructor(config: ModelConfig) {
+  constructor(config: ModelConfig, { inference = false }: ModelOptions = {}) {
     this.config = config;
     const automatic = currentDevice() === "cuda" ? "bf16" : "f32";
     this.dtype = config.dtype === "auto" ? automatic : config.dtype;
     const stored = this.dtype === "f64" ? "f64" : "f32";
-    const store = new ParameterStore(parameterSpecs(config), stored);
+    const narrow = inference && this.dtype === "bf16" && currentDevice() === "cuda";
+    const store = new ParameterStore(parameterSpecs(config), (spec) =>
+      narrow && isDense(spec, config) ? "bf16" : stored,
+    );
     this.#table = store.take("embedding.table");
     this.blocks = blockKinds(config).map(
       (kind, i) => new Block(store, `blocks.${i}`, config, kind),
@@ -113,6 +126,9 @@ export class XLSTM {
   hidden(tokens: Tokens, options: ForwardOptions = {}): { hidden: Tensor; state?: ModelState } {
     const ids = tokensOf(tokens).to(this.device);
     const context = contextOf(options);
+    if (context.inPlace && (!options.state || ids.shape[1] !== 1)) {
+      throw new Error(`hidden(): inPlace takes a state and one token, not ${ids.shape[1]}`);
+    }
     let x = embedding(this.#table, ids, this.dtype);
     if (this.config.embeddingDropout) {
       x = applyDropout(x, this.config.dropout, "embedding", context);
@@ -124,6 +140,7 @@ export class XLSTM {
       if (result.state) states.push(result.state);
     });
     const hidden = this.#outNorm ? this.#outNorm.forward(x) : x;
+    if (context.inPlace) options.state!.position++;
     if (!context.returnState) return { hidden };
     const position = (options.state?.position ?? 0) + ids.shape[1]!;
     return { hidden, state: { blocks: states, position } };
@@ -211,7 +228,8 @@ function contextOf(options: ForwardOptions): ForwardContext {
     dropout: options.dropout ?? { seed: 0, step: 0, sample: 0 },
     borders: options.borders,
     lengths: options.lengths,
-    returnState: options.returnState ?? false,
+    returnState: options.inPlace ? false : (options.returnState ?? false),
+    inPlace: options.inPlace ?? false,
   };
 }
 

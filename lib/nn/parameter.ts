@@ -70,8 +70,10 @@ export class ParameterStore {
   readonly #parameters = new Map<string, Parameter>();
   readonly #taken = new Set<string>();
 
-  constructor(specs: readonly ParameterSpec[], dtype: DType) {
-    for (const spec of specs) this.#parameters.set(spec.name, Parameter.from(spec, dtype));
+  constructor(specs: readonly ParameterSpec[], dtypeOf: (spec: ParameterSpec) => DType) {
+    for (const spec of specs) {
+      this.#parameters.set(spec.name, Parameter.from(spec, dtypeOf(spec)));
+    }
   }
 
   /** The parameter of that name; an error when the configuration has none. */

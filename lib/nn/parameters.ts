@@ -65,6 +65,16 @@ export function decays(name: string): boolean {
   return name.endsWith(".weight");
 }
 
+/**
+ * Whether only matrix products and the embedding read it: those take weights of any dtype, and the
+ * other operations take f32 alone. A head that computes in f32 stays f32.
+ */
+export function isDense({ name, shape }: ParameterSpec, config: ModelConfig): boolean {
+  const head = config.tieEmbeddings ? "embedding.table" : "lm_head.weight";
+  if (name === head && config.lmHeadDtype === "f32") return false;
+  return shape.length === 2 && !name.endsWith("conv.weight") && !name.endsWith(".bias");
+}
+
 function addV1Mixer(mixer: List, config: ModelConfig): void {
   const { embeddingDim, mlstm } = config;
   const { query, value } = mlstmWidths(config, "v1");

@@ -2,18 +2,19 @@
 // projection (models.md §4.3).
 
 import {
-  causalConv,
   concat,
   headwiseLinear,
   reshape,
   silu,
   slstm,
+  slstmStep,
   type Tensor,
+  unsqueeze,
 } from "../tensor/index.ts";
 import type { ModelConfig } from "./config.ts";
 import type { BlockState, ForwardContext, Mixed } from "./context.ts";
 import { HeadNorm } from "./head_norm.ts";
-import { applyDropout } from "./layers.ts";
+import { applyDropout, convolve, oneToken } from "./layers.ts";
 import type { Parameter, ParameterStore } from "./parameter.ts";
 
 export class SlstmMixer {
@@ -61,7 +62,26 @@ export class SlstmMixer {
       gate(u, this.zGate),
       gate(u, this.oGate),
     ];
-    const cell = slstm(concat(gates, 2), this.recurrent, this.cellBias, {
+    const cell = this.#cell(concat(gates, 2), context, borders, state);
+    const flat = reshape(cell.y, [B, S, D]);
+    const dropped = applyDropout(flat, this.#config.dropout, this.#site, context);
+    const y = this.headNorm ? this.headNorm.forward(reshape(dropped, cell.y.shape)) : dropped;
+    return { y, state: context.returnState ? { slstm: cell.state, conv } : undefined };
+  }
+
+  #cell(
+    wx: Tensor,
+    context: ForwardContext,
+    borders: Tensor | undefined,
+    state: BlockState | undefined,
+  ): { y: Tensor; state: Tensor | undefined } {
+    const { slstm: options } = this.#config;
+    if (context.inPlace) {
+      const row = oneToken(wx);
+      const y = slstmStep(row, this.recurrent, this.cellBias, state!.slstm!, options);
+      return { y: unsqueeze(y, 1), state: undefined };
+    }
+    return slstm(wx, this.recurrent, this.cellBias, {
       state: state?.slstm,
       borders,
       lengths: context.lengths,
@@ -70,10 +90,6 @@ export class SlstmMixer {
       gradRecurrentClip: options.gradRecurrentClip,
       gradRecurrentCut: options.gradRecurrentCut,
     });
-    const flat = reshape(cell.y, [B, S, D]);
-    const dropped = applyDropout(flat, this.#config.dropout, this.#site, context);
-    const y = this.headNorm ? this.headNorm.forward(reshape(dropped, cell.y.shape)) : dropped;
-    return { y, state: context.returnState ? { slstm: cell.state, conv } : undefined };
   }
 
   #convolve(
@@ -83,11 +99,9 @@ export class SlstmMixer {
     state: BlockState | undefined,
   ) {
     if (!this.convWeight) return { activated: u, conv: undefined };
-    const { y, state: conv } = causalConv(u, this.convWeight, this.convBias, {
+    const { y, state: conv } = convolve(u, this.convWeight, this.convBias, context, {
       state: state?.conv,
       borders,
-      lengths: context.lengths,
-      returnState: context.returnState,
     });
     return { activated: silu(y), conv };
   }

@@ -11,10 +11,13 @@ import { Rule } from "../native/symbols.ts";
 import {
   concat,
   type Gradients,
+  isCapturing,
   keep,
   noGrad,
+  onDevice,
   scope,
   type Tensor,
+  zeros,
   zerosLike,
 } from "../tensor/index.ts";
 import { handleOf, putFloats, putInts, result, results } from "../tensor/tensor.ts";
@@ -80,6 +83,9 @@ export class NonFiniteError extends Error {
   override readonly name = "NonFiniteError";
 }
 
+/** f64 elements of native/src/cuda/optimizer.zig `Schedule`. */
+const scheduleSize = 6;
+
 interface Slot {
   readonly parameter: Tensor;
   readonly name: string;
@@ -93,6 +99,10 @@ export class Optimizer {
   updates = 0;
   readonly #slots: Slot[];
   readonly #lr: Schedule;
+  /** Coefficients of a captured update, on the GPU. */
+  #schedule: Tensor | undefined;
+  /** The rows of the sums that `update` returned. */
+  #updated: { slot: Slot }[] = [];
   readonly #rule: number;
 
   constructor(parameters: ReadonlyMap<string, Named>, input: OptimizerInput) {
@@ -122,11 +132,51 @@ export class Optimizer {
     return noGrad(() => scope(() => this.#step(gradients)));
   }
 
-  #step(gradients: Gradients): StepReport {
-    const used = this.#slots.flatMap((slot) => {
+  /**
+   * One update inside of a captured step (`capture`), after `advance` on the host: nothing waits,
+   * and a gradient that is not finite leaves every parameter as it was. `norm` f64 [] is the
+   * gradient norm before clipping, `sums` f64 [tensors + 1, 2] the sums of squares and the numbers
+   * of elements that are not finite, by parameter, totals last: `expectFinite(sums)` raises them.
+   */
+  update(gradients: Gradients): { norm: Tensor; sums: Tensor } {
+    return noGrad(() => {
+      const used = this.#used(gradients);
+      const sums = sumSquares(used.map(({ grad }) => grad));
+      const clip = this.config.gradClipNorm ?? 0;
+      const [norm, factor] = results(native().xl_clip_factor(sums.handle, clip), "clip");
+      const lr = this.#lr(this.updates - 1);
+      for (const { slot, grad } of used) this.#update(slot, grad, factor!, lr);
+      this.#updated = used.map(({ slot }) => ({ slot }));
+      return { norm: norm!, sums };
+    });
+  }
+
+  /** Counts an update that `update` is going to make, and sends its rate to the GPU. */
+  advance(): void {
+    this.updates++;
+    const parameter = this.#slots[0]?.parameter;
+    if (parameter?.device !== "cuda") return;
+    this.#schedule ??= onDevice("cuda", () => keep(zeros([scheduleSize], "f64")));
+    this.#put(this.#slots[0]!, this.#lr(this.updates - 1));
+    check(native().xl_optimizer_schedule(this.#schedule.handle), "optimizer schedule");
+  }
+
+  /** NonFiniteError for the sums of an update that was not made; takes its number back. */
+  expectFinite(sums: Tensor): void {
+    this.updates--;
+    this.#rejectNonFinite(sums, this.#updated);
+    this.updates++;
+  }
+
+  #used(gradients: Gradients): { slot: Slot; grad: Tensor }[] {
+    return this.#slots.flatMap((slot) => {
       const grad = gradients.get(slot.parameter);
       return grad ? [{ slot, grad }] : [];
     });
+  }
+
+  #step(gradients: Gradients): StepReport {
+    const used = this.#used(gradients);
     const lr = this.lr;
     if (used.length === 0 || this.config.name === "none") {
       this.updates++;
@@ -152,7 +202,8 @@ export class Optimizer {
     );
   }
 
-  #update(slot: Slot, grad: Tensor, factor: Tensor, lr: number): void {
+  /** The scratch floats of an update of one parameter. */
+  #put(slot: Slot, lr: number): void {
     const { config, updates: t } = this;
     const mix = mixSchedule(config, t);
     putFloats([
@@ -167,6 +218,10 @@ export class Optimizer {
       1,
       config.gradClipValue ?? 0,
     ]);
+  }
+
+  #update(slot: Slot, grad: Tensor, factor: Tensor, lr: number): void {
+    this.#put(slot, lr);
     const [first, second, third] = slot.moments;
     const status = native().xl_optimizer_step(
       this.#rule,
@@ -176,6 +231,7 @@ export class Optimizer {
       handleOf(second),
       handleOf(third),
       factor.handle,
+      isCapturing() ? handleOf(this.#schedule) : 0,
     );
     check(status, `optimizer (${slot.name})`);
   }
@@ -204,6 +260,7 @@ export class Optimizer {
 
   dispose(): void {
     for (const { moments } of this.#slots) for (const moment of moments) moment.dispose();
+    this.#schedule?.dispose();
   }
 }
 

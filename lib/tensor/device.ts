@@ -21,7 +21,7 @@ export function currentDevice(): Device {
 
 /**
  * Makes a device the default. "auto" takes the GPU when there is one that can be used. Returns the
- * device; NativeError says why "cuda" cannot be used.
+ * device; GpuError says why "cuda" cannot be used.
  */
 export function useDevice(device: Device | "auto"): Device {
   const chosen = device === "auto" ? (hasGpu() ? "cuda" : "cpu") : device;

@@ -6,6 +6,7 @@
 
 import "./methods.ts";
 
+export { capture, type Captured, type CaptureOptions, isCapturing } from "./capture.ts";
 export * from "./create.ts";
 export * from "./device.ts";
 export type { Device, DType, TypedArray } from "./dtype.ts";

@@ -40,16 +40,25 @@ export function firstNonFinite(
   parameters: ReadonlyMap<string, Tensor>,
   gradients: Gradients,
 ): string {
-  for (const [name, parameter] of parameters) {
-    const count = countNonFinite(parameter);
-    if (count > 0) return `parameter ${name} has ${count} values that are not finite`;
-  }
+  const parameter = firstNonFiniteParameter(parameters);
+  if (parameter) return parameter;
   for (const [name, parameter] of parameters) {
     const gradient = gradients.get(parameter);
     const count = gradient ? countNonFinite(gradient) : 0;
     if (count > 0) return `the gradient of ${name} has ${count} values that are not finite`;
   }
   return "all parameters and gradients are finite, so an activation overflowed";
+}
+
+/** The first parameter with a value that is not finite, as a sentence. */
+export function firstNonFiniteParameter(
+  parameters: ReadonlyMap<string, Tensor>,
+): string | undefined {
+  for (const [name, parameter] of parameters) {
+    const count = countNonFinite(parameter);
+    if (count > 0) return `parameter ${name} has ${count} values that are not finite`;
+  }
+  return undefined;
 }
 
 function countNonFinite(tensor: Tensor): number {

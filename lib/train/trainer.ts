@@ -12,6 +12,7 @@ import type { Batch, BatchStream } from "../data/batches.ts";
 import type { XLSTM } from "../nn/model.ts";
 import { type NonFiniteError, type Optimizer } from "../optim/optimizer.ts";
 import { div, type Gradients, scope, type Tensor } from "../tensor/index.ts";
+import { CapturedTraining, SpoiledStep } from "./captured.ts";
 import type { Checkpoints } from "./checkpoints.ts";
 import type { MetricsLog } from "./metrics.ts";
 import { firstNonFinite, NonFiniteStop } from "./non_finite.ts";
@@ -71,6 +72,7 @@ export interface TrainingResult {
 
 export class Trainer {
   readonly #options: TrainerOptions;
+  readonly #captured: CapturedTraining | undefined;
   readonly #pieces: number;
   readonly #areBytes: boolean;
   #step: number;
@@ -83,6 +85,7 @@ export class Trainer {
     this.#areBytes = options.model.config.vocabSize === 256;
     const { size } = options.stream;
     const { steps } = options;
+    this.#captured = CapturedTraining.for(options.model, options.optimizer);
     if (!Number.isSafeInteger(steps) || steps < 0) {
       throw new RangeError(`steps is ${steps}: expected a whole number`);
     }
@@ -131,6 +134,7 @@ export class Trainer {
     using _ = scope();
     const { optimizer } = this.#options;
     const tokens = batch.size * batch.length;
+    if (this.#captured && this.#pieces === 1) return this.#replay(this.#captured, batch, tokens);
     const { loss, gradients } = this.#differentiate(batch, tokens);
     const step = this.#step + 1;
     if (!Number.isFinite(loss)) throw this.#stopped(step, batch, loss, gradients);
@@ -141,6 +145,22 @@ export class Trainer {
     } catch (error) {
       if ((error as Error).name !== "NonFiniteError") throw error;
       throw this.#stopped(step, batch, loss, gradients, error as NonFiniteError);
+    }
+  }
+
+  /** The same step as a graph: one launch, one wait for its numbers. */
+  #replay(captured: CapturedTraining, batch: Batch, tokens: number): TrainingStep {
+    const step = this.#step + 1;
+    try {
+      const facts = captured.run(batch);
+      this.#step = step;
+      return { step, tokens, ...facts };
+    } catch (error) {
+      if (!(error instanceof SpoiledStep)) throw error;
+      const { checkpoints } = this.#options;
+      const rows = [batch.row, batch.row + batch.size - 1] as const;
+      const { loss, message: where } = error;
+      throw new NonFiniteStop({ step, loss, rows, where, checkpoint: checkpoints?.newest }, error);
     }
   }
 

@@ -31,19 +31,33 @@ export interface SampleRow {
  * and counter only, never on the other rows.
  */
 export function sampleTokens(logits: Tensor, rows: readonly SampleRow[]): Tensor {
+  return onDevice(logits.device, () => {
+    using settings = settingsOf(rows);
+    using draws = drawsOf(rows);
+    return drawTokens(logits, settings, draws);
+  });
+}
+
+/** `sampleTokens` from tensors: f64 [rows, 4] of `settingsOf`, i32 [rows, 6] of `drawsOf`. */
+export function drawTokens(logits: Tensor, settings: Tensor, draws: Tensor): Tensor {
+  return result(native().xl_sample(logits.handle, settings.handle, draws.handle), "sample");
+}
+
+/** What is kept of each row's distribution. */
+export function settingsOf(rows: readonly SampleRow[]): Tensor {
   rows.forEach(checkRow);
-  const settings = rows.flatMap(({ temperature, topP, minP, topK }) => {
+  const values = rows.flatMap(({ temperature, topP, minP, topK }) => {
     return [temperature, topP, minP, topK];
   });
-  const draws = rows.flatMap(({ key, position, choice, prompt }) => {
+  return tensor(Float64Array.from(values), { shape: [rows.length, 4] });
+}
+
+/** Where each row's random number comes from. */
+export function drawsOf(rows: readonly SampleRow[]): Tensor {
+  const values = rows.flatMap(({ key, position, choice, prompt }) => {
     return [key.low, key.high, position, choice, prompt, 0];
   });
-  return onDevice(logits.device, () => {
-    using settingsOfRows = tensor(Float64Array.from(settings), { shape: [rows.length, 4] });
-    using drawsOfRows = tensor(Int32Array.from(draws), { shape: [rows.length, 6] });
-    const { handle } = logits;
-    return result(native().xl_sample(handle, settingsOfRows.handle, drawsOfRows.handle), "sample");
-  });
+  return tensor(Int32Array.from(values), { shape: [rows.length, 6] });
 }
 
 function checkRow(row: SampleRow, at: number): void {

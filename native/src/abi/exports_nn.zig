@@ -70,9 +70,15 @@ pub const table = .{
         "Head and loss in chunks.",
     ),
     row(
+        "xl_optimizer_schedule",
+        optimizer.schedule,
+        &.{"target"},
+        "Coefficients of a captured update, from scratch floats.",
+    ),
+    row(
         "xl_optimizer_step",
         optimizer.step,
-        &.{ "rule", "parameter", "gradient", "first", "second", "third", "factor" },
+        &.{ "rule", "parameter", "gradient", "first", "second", "third", "factor", "schedule" },
         "One update in place.",
     ),
     row(

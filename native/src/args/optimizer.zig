@@ -36,7 +36,11 @@ pub const OptimizerStep = extern struct {
     second: ?*anyopaque, // A [count]; v, or a of adamax; in place
     third: ?*anyopaque, // A [count]; the slow m₂ of ademamix; in place
     shadow: ?*anyopaque, // bf16 [count]; the new parameter rounded. Not with S = f64
-    factor: ?*const anyopaque, // f64 [1]; clip factor, as ClipFactor writes it; null = 1
+    factor: ?*const anyopaque, // f64 [1]; clip factor, as ClipFactor writes it; null = 1; where it
+    // is NaN nothing is changed
+    /// CUDA only: what depends on the step, as `optimizerSchedule` writes it, for captured graphs;
+    /// null: by `step`, `learning_rate`, `beta3` and `alpha`.
+    schedule: ?*const anyopaque = null,
     norms: ?*anyopaque, // f64 [2]; Σp², Σw² of lamb: written in phase norms, read in phase update
     count: u64,
     step: u64, // t = 1, 2, …
@@ -54,9 +58,10 @@ pub const OptimizerStep = extern struct {
 };
 
 /// norm = √Σ squares (added in order); factor = max_norm/max(max_norm, norm), or 1 if max_norm is 0
-/// or the norm is not finite (the caller skips such a step by its policy).
+/// or the norm is not finite, or NaN if `bad` is not 0.
 pub const ClipFactor = extern struct {
     squares: *const anyopaque, // f64 [count]; one sum of squares per tensor
+    bad: ?*const anyopaque = null, // f64 [1]; elements that are not finite
     norm: *anyopaque, // f64 [1]
     factor: *anyopaque, // f64 [1]
     count: u64,

@@ -30,6 +30,7 @@ pub fn optimizerStep(
 ) Failure!void {
     const rule: Rule = @fromBackingInt(a.rule);
     const phase: Phase = @fromBackingInt(a.phase);
+    if (a.factor) |factor| if (std.math.isNan(pointer(f64, @constCast(factor))[0])) return;
     switch (rule) {
         .lamb => {
             var norms: [2]f64 = undefined;
@@ -59,7 +60,10 @@ pub fn clipFactor(
     const norm = @sqrt(total);
     const clips = a.max_norm > 0 and std.math.isFinite(norm) and norm > a.max_norm;
     pointer(f64, a.norm)[0] = norm;
-    pointer(f64, a.factor)[0] = if (clips) a.max_norm / norm else 1;
+    const bad: f64 = if (a.bad) |count| pointer(f64, @constCast(count))[0] else 0;
+    pointer(f64, a.factor)[0] = if (bad != 0)
+        std.math.nan(f64)
+    else if (clips) a.max_norm / norm else 1;
 }
 
 /// A job's view of one call: coefficients rounded to A once, pointers typed.

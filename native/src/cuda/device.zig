@@ -16,6 +16,7 @@ pub const Facts = struct {
     driver_version: u32 = 0,
     capability: u32 = 0, // 90 for compute capability 9.0
     multiprocessors: u32 = 0,
+    shared_bytes: c_int = 48 << 10, // most dynamic shared memory of a block
     total_bytes: usize = 0,
     emulated: bool = false,
 
@@ -49,7 +50,9 @@ pub const Device = struct {
     libraries: [images.most]driver.Library = @splat(null),
     kernels: std.StringHashMapUnmanaged(driver.Kernel) = .empty,
     temporaries: std.ArrayList(Memory.Block) = .empty,
-    staging: [*]u8 = undefined, // pinned host memory
+    staging: [*]u8 = undefined, // pinned host memory: slots for uploads, then one for downloads
+    uploads: usize = 0,
+    copied: [upload_slots]driver.Event = @splat(null),
     fault: driver.Pointer = 0,
     launches: u64 = 0,
     /// Waits after every launch, to name the kernel at fault. `XL_SYNC=1`.
@@ -57,6 +60,7 @@ pub const Device = struct {
     lt: ?Lt = null,
 
     pub const staging_bytes = 1 << 20;
+    const upload_slots = 8;
 
     pub fn start(
         gpa: std.mem.Allocator,
@@ -82,8 +86,11 @@ pub const Device = struct {
         try api.check(api.StreamCreateWithPriority(&device.stream, 1, 0), "CUDA stream");
         try device.load();
         var pinned: ?*anyopaque = null;
-        try api.check(api.MemHostAlloc(&pinned, staging_bytes, 0), "pinned host memory");
+        const pinned_bytes = (upload_slots + 1) * staging_bytes;
+        try api.check(api.MemHostAlloc(&pinned, pinned_bytes, 0), "pinned host memory");
         device.staging = @ptrCast(pinned.?);
+        const no_timing = 2;
+        for (&device.copied) |*event| try api.check(api.EventCreate(event, no_timing), "CUDA event");
         const fault = device.memory.alloc(&device.api, @sizeOf(Fault)) catch
             return status.fail(.out_of_memory, "CUDA: no device memory at all", .{});
         device.fault = fault.address;
@@ -121,11 +128,14 @@ pub const Device = struct {
         for (device.libraries) |library| {
             if (library == null) continue;
             var found: driver.Kernel = null;
-            if (device.api.LibraryGetKernel(&found, library, name) != driver.success) continue;
-            // Up to what Hopper gives a block; a launch that asks for more fails by itself.
+            const result = device.api.LibraryGetKernel(&found, library, name);
+            if (result == driver.not_found) continue;
+            try device.api.check(result, name);
+            // A kernel's static shared memory counts, too: where that is too much the default
+            // stays.
             _ = device.api.KernelSetAttribute(
                 driver.function_attribute.max_dynamic_shared,
-                227 << 10,
+                device.facts.shared_bytes,
                 found,
                 device.ordinal,
             );
@@ -215,62 +225,64 @@ pub const Device = struct {
         return device.api.check(result, "clearing device memory");
     }
 
-    /// Host to device. Returns when the source may change.
+    /// Host to device. The source may change at once; the copy runs in the order of the stream.
     pub fn upload(device: *Device, to: driver.Pointer, from: []const u8) Error!void {
+        const what = "copying to the GPU";
+        try device.expectNoCapture(what);
+        const api = &device.api;
         var at: usize = 0;
         while (at < from.len) : (at += staging_bytes) {
             const part = from[at..@min(at + staging_bytes, from.len)];
-            // The staging buffer is in use until the copy before has run.
-            try device.wait("copying to the GPU");
-            @memcpy(device.staging[0..part.len], part);
-            try device.api.check(device.api.MemcpyHtoDAsync_v2(
-                to + at,
-                device.staging,
-                part.len,
-                device.stream,
-            ), "copying to the GPU");
+            const slot = device.uploads % upload_slots;
+            const buffer = device.staging + slot * staging_bytes;
+            // The copy that used this slot before may still be reading it.
+            if (device.uploads >= upload_slots)
+                try api.check(api.EventSynchronize(device.copied[slot]), what);
+            device.uploads += 1;
+            @memcpy(buffer[0..part.len], part);
+            const copied = api.MemcpyHtoDAsync_v2(to + at, buffer, part.len, device.stream);
+            try api.check(copied, what);
+            try api.check(api.EventRecord(device.copied[slot], device.stream), what);
         }
     }
 
     /// Device to host; waits for the device, and raises what kernels have reported.
     pub fn download(device: *Device, to: []u8, from: driver.Pointer) Error!void {
+        try device.expectNoCapture("copying from the GPU");
         var at: usize = 0;
         while (at < to.len) : (at += staging_bytes) {
             const part = to[at..@min(at + staging_bytes, to.len)];
-            try device.api.check(device.api.MemcpyDtoHAsync_v2(
-                device.staging,
-                from + at,
-                part.len,
-                device.stream,
-            ), "copying from the GPU");
-            try device.wait("copying from the GPU");
-            @memcpy(part, device.staging[0..part.len]);
+            try device.fetch(part, from + at);
         }
         try device.raise();
     }
 
-    pub fn wait(device: *Device, comptime what: []const u8) Error!void {
+    fn fetch(device: *Device, to: []u8, from: driver.Pointer) Error!void {
+        const what = "copying from the GPU";
+        const buffer = device.staging + upload_slots * staging_bytes;
+        const copied = device.api.MemcpyDtoHAsync_v2(buffer, from, to.len, device.stream);
+        try device.api.check(copied, what);
+        try device.wait(what);
+        @memcpy(to, buffer[0..to.len]);
+    }
+
+    fn expectNoCapture(device: *Device, comptime what: []const u8) Error!void {
         if (device.memory.capture != null) return status.fail(
             .unsupported,
             what ++ " inside a captured step: values cannot be read or written there",
             .{},
         );
+    }
+
+    pub fn wait(device: *Device, comptime what: []const u8) Error!void {
+        try device.expectNoCapture(what);
         return device.api.check(device.api.StreamSynchronize(device.stream), what);
     }
 
     /// Fails when a kernel has met an index outside of its table since the last call.
     fn raise(device: *Device) Error!void {
         var fault: Fault = undefined;
-        const bytes = std.mem.asBytes(&fault);
-        const copied = device.api.MemcpyDtoHAsync_v2(
-            device.staging,
-            device.fault,
-            bytes.len,
-            device.stream,
-        );
-        try device.api.check(copied, "reading the fault record");
-        try device.wait("reading the fault record");
-        @memcpy(bytes, device.staging[0..bytes.len]);
+        try device.fetch(std.mem.asBytes(&fault), device.fault);
         if (fault.code == 0) return;
         try device.clear(device.fault, @sizeOf(Fault));
         const wrong = if (fault.low < 0) fault.low else fault.high;
@@ -318,6 +330,8 @@ fn probe(api: *const driver.Api, ordinal: c_int, emulated: bool) Error!Facts {
     try api.check(api.DeviceGetAttribute(&major, driver.attribute.major, id), "CUDA");
     try api.check(api.DeviceGetAttribute(&minor, driver.attribute.minor, id), "CUDA");
     try api.check(api.DeviceGetAttribute(&units, driver.attribute.multiprocessors, id), "CUDA");
+    const wanted = driver.attribute.shared_per_block;
+    try api.check(api.DeviceGetAttribute(&facts.shared_bytes, wanted, id), "CUDA");
     facts.capability = @intCast(major * 10 + minor);
     facts.multiprocessors = @intCast(units);
     try api.check(api.DeviceTotalMem_v2(&facts.total_bytes, id), "CUDA");

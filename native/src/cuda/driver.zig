@@ -22,6 +22,7 @@ pub const not_ready = 600;
 
 pub const attribute = struct {
     pub const multiprocessors = 16;
+    pub const shared_per_block = 97; // with opting in
     pub const major = 75;
     pub const minor = 76;
 };
@@ -144,12 +145,24 @@ pub const Api = struct {
         var text: ?[*:0]const u8 = null;
         _ = api.GetErrorName(result, &name);
         _ = api.GetErrorString(result, &text);
-        return status.fail(.cuda, what ++ ": {s} ({s})", .{
+        return status.fail(.cuda, what ++ ": {s} ({s}){s}", .{
             name orelse "unknown CUDA error",
             text orelse "no text",
+            if (isSticky(result)) sticky else "",
         });
     }
 };
+
+const sticky = "; nothing on this GPU works until the process starts again, the CPU does; XL_SYNC=1 " ++
+    "names the kernel at fault";
+
+/// Errors of a kernel that poison the context: illegal address, launch failure and their kin.
+fn isSticky(result: Result) bool {
+    return switch (result) {
+        700, 702, 710, 714...719 => true,
+        else => false,
+    };
+}
 
 /// The driver at `path`, or a failure in the loader's words.
 pub fn open(path: [*:0]const u8) status.Error!Api {

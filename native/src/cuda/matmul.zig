@@ -3,7 +3,8 @@
 //!
 //! A product of bf16 and f32 operands (activations and stored weights) rounds the f32 operand to
 //! bf16 first: tensor cores take one type, and 6 bytes moved per weight cost far less than an f32
-//! product.
+//! product. Products of at most 8 rows read a stored weight as it is, in whichever type: decoding
+//! is the reading of weights.
 
 const std = @import("std");
 const args = @import("../args.zig");
@@ -16,7 +17,15 @@ const Lt = @import("cublaslt.zig").Lt;
 const Error = status.Error;
 const Matmul = args.matmul.Matmul;
 
-pub const plans = .{};
+/// Few rows against a weight [n, k]: `split` warps share four of its rows.
+pub const SkinnyPlan = extern struct {
+    call: Matmul,
+    split: u32, // 1, 2, 4 or 8
+    chunk: u32, // elements of a row of x in shared memory
+    aligned: u32, // 1: rows of the weight start at multiples of 16 bytes and end at one
+};
+
+pub const plans = .{.{ "SkinnyPlan", SkinnyPlan }};
 
 const tile = 64; // matmul.cu
 const largest_z = 65535;
@@ -25,6 +34,7 @@ const bf16_code = @backingInt(DType.bf16);
 
 pub fn matmul(device: *Device, dtype: DType, a: *const Matmul) Error!void {
     if (dtype == .f64) return devices.unsupported("matmul", dtype);
+    if (isSkinny(a)) return skinny(device, a);
     if (device.lt) |*lt| {
         var narrow = a.*;
         if (a.a_dtype != a.b_dtype) try toBf16(device, &narrow);
@@ -37,6 +47,53 @@ pub fn matmul(device: *Device, dtype: DType, a: *const Matmul) Error!void {
         .z = @intCast(@min(a.batch, largest_z)),
     }, a.*);
 }
+
+const skinny_rows = 4; // matmul_skinny.cuh: rows, warps
+const skinny_warps = 8;
+const most_skinny = 8;
+const longest_skinny = 1 << 16; // a block walks along k: dot products of vectors go elsewhere
+
+fn isSkinny(a: *const Matmul) bool {
+    if (a.m > most_skinny or a.batch != 1 or a.k == 0 or a.k > longest_skinny) return false;
+    return a.b_row_stride == 1 or a.k == 1;
+}
+
+fn skinny(device: *Device, a: *const Matmul) Error!void {
+    const bytes: u64 = if (a.b_dtype == bf16_code) 2 else 4;
+    const width = 16 / bytes;
+    const stretch = width * 32;
+    const groups = (a.n + skinny_rows - 1) / skinny_rows;
+    // As many warps as run at once share the work; more would leave a last round half empty.
+    const most = @as(u64, device.facts.multiprocessors) * 2 * skinny_warps;
+    var split: u32 = 1;
+    while (split < skinny_warps and groups * split * 2 <= most and split * stretch < a.k)
+        split *= 2;
+    const rows = std.math.ceilPowerOfTwo(u64, a.m) catch unreachable;
+    const whole = (a.k + stretch - 1) / stretch * stretch;
+    const chunk = @min(whole, skinny_shared / 4 / rows);
+    const address = @intFromPtr(a.b) | a.b_column_stride * bytes | a.k * bytes;
+    const plan: SkinnyPlan = .{
+        .call = a.*,
+        .split = split,
+        .chunk = @intCast(chunk),
+        .aligned = @intFromBool(address % 16 == 0),
+    };
+    const shape: devices.Shape = .{
+        .x = (groups * split + skinny_warps - 1) / skinny_warps,
+        .shared = @intCast(rows * chunk * 4),
+    };
+    const storage: DType = if (a.b_dtype == bf16_code) .bf16 else .f32;
+    return switch (rows) {
+        1 => device.launchFor("matmul_skinny_1", storage, shape, plan),
+        2 => device.launchFor("matmul_skinny_2", storage, shape, plan),
+        4 => device.launchFor("matmul_skinny_4", storage, shape, plan),
+        else => device.launchFor("matmul_skinny_8", storage, shape, plan),
+    };
+}
+
+/// Bytes of x in shared memory at most: two blocks and more fit on a multiprocessor. For 8 rows
+/// this is 2048 columns, a whole number of steps of the kernel.
+const skinny_shared = 64 << 10;
 
 /// Replaces the f32 operand by a rounded copy, where its memory has few gaps.
 fn toBf16(device: *Device, a: *Matmul) Error!void {

@@ -1,4 +1,5 @@
-//! CUDA launches of args/mlstm.zig: the path for every size and option. kernels.md §2-6. States of
+//! CUDA launches of args/mlstm.zig: the path for every size and option, behind the one for Hopper
+//! (mlstm_sweep.zig), which takes bf16 and the usual head widths. kernels.md §2-6. States of
 //! all chunks of 64 tokens lie in scratch; units (heads of rows) go through it in groups when they
 //! would take too much together. Results do not depend on the groups.
 
@@ -6,6 +7,7 @@ const std = @import("std");
 const args = @import("../args/mlstm.zig");
 const status = @import("../abi/status.zig");
 const DType = @import("../dtype.zig").DType;
+const hopper = @import("mlstm_sweep.zig");
 const Device = @import("device.zig").Device;
 const Shape = @import("device.zig").Shape;
 const Error = status.Error;
@@ -139,6 +141,7 @@ const gradient_shared = 4 * (operands + 3 * tile + 4 * 64 + 64);
 const most_state_bytes = 1 << 30;
 
 pub fn mlstmForward(device: *Device, dtype: DType, a: *const args.MlstmForward) Error!void {
+    if (hopper.supportsForward(device, dtype, a)) return hopper.forward(device, a);
     var p = problemOf(a);
     p.h = a.h;
     p.m = @ptrCast(@alignCast(a.m));
@@ -167,6 +170,7 @@ pub fn mlstmForward(device: *Device, dtype: DType, a: *const args.MlstmForward) 
 }
 
 pub fn mlstmBackward(device: *Device, dtype: DType, a: *const args.MlstmBackward) Error!void {
+    if (hopper.supportsBackward(device, dtype, a)) return hopper.backward(device, a);
     var p = problemOf(a);
     backwardTensors(&p, a);
     try gateScratch(device, &p);

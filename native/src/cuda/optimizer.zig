@@ -7,8 +7,49 @@ const Device = @import("device.zig").Device;
 const unsupported = @import("device.zig").unsupported;
 const Error = @import("../abi/status.zig").Error;
 
-/// What is constant over a tensor is made in f64 here and rounded once, as in
-/// cpu/optimizer_rule.zig; the clip factor is still on its way when this is filled.
+/// What depends on the step, made in f64 and rounded once, as in cpu/optimizer_rule.zig.
+pub const Schedule = extern struct {
+    learning_rate: f64,
+    rate: f32,
+    beta3: f32,
+    rest3: f32,
+    correction1: f32, // 1/(1 − β₁ᵗ)
+    correction2: f32, // 1/(1 − β₂ᵗ)
+    ahead: f32, // β₁/(1 − β₁ᵗ⁺¹), nadam
+    now: f32, // (1 − β₁)/(1 − β₁ᵗ), nadam
+    rectifier: f32, // r of radam; 0 where ρ < 5
+    alpha: f32,
+    unused: f32 = 0,
+
+    pub const Settings = struct {
+        step: f64,
+        learning_rate: f64,
+        beta1: f64,
+        beta2: f64,
+        beta3: f64,
+        alpha: f64,
+    };
+
+    pub fn init(s: Settings) Schedule {
+        const left1 = 1 - std.math.pow(f64, s.beta1, s.step);
+        const left2 = 1 - std.math.pow(f64, s.beta2, s.step);
+        const next1 = 1 - std.math.pow(f64, s.beta1, s.step + 1);
+        return .{
+            .learning_rate = s.learning_rate,
+            .rate = @floatCast(s.learning_rate),
+            .beta3 = @floatCast(s.beta3),
+            .rest3 = @floatCast(1 - s.beta3),
+            .correction1 = @floatCast(1 / left1),
+            .correction2 = @floatCast(1 / left2),
+            .ahead = @floatCast(s.beta1 / next1),
+            .now = @floatCast((1 - s.beta1) / left1),
+            .rectifier = @floatCast(rectification(s.beta2, s.step)),
+            .alpha = @floatCast(s.alpha),
+        };
+    }
+};
+
+/// What is constant over a tensor; the clip factor is still on its way when this is filled.
 pub const OptimizerPlan = extern struct {
     parameter: *anyopaque,
     gradient: *const anyopaque,
@@ -17,34 +58,22 @@ pub const OptimizerPlan = extern struct {
     third: ?*anyopaque,
     shadow: ?*anyopaque,
     factor: ?*const anyopaque, // f64 [1]
+    schedule: ?*const anyopaque, // Schedule [1]; null: `now`
     norms: ?*anyopaque, // f64 [2]
     parts: ?*anyopaque, // f64 [blocks, 2] of lamb
     count: u64,
     gradient_scale: f64,
-    learning_rate: f64,
-    rate: f32,
+    now: Schedule,
     beta1: f32,
     beta2: f32,
-    beta3: f32,
     rest1: f32, // 1 − β₁
     rest2: f32,
-    rest3: f32,
-    correction1: f32, // 1/(1 − β₁ᵗ)
-    correction2: f32, // 1/(1 − β₂ᵗ)
-    ahead: f32, // β₁/(1 − β₁ᵗ⁺¹), nadam
-    now: f32, // (1 − β₁)/(1 − β₁ᵗ), nadam
-    rectifier: f32, // r of radam; 0 where ρ < 5
-    alpha: f32,
     eps: f32,
     decay: f32,
     limit: f32, // +Inf without a value clip
     rule: u32,
 
     fn init(a: *const args.OptimizerStep) OptimizerPlan {
-        const t: f64 = @floatFromInt(a.step);
-        const left1 = 1 - std.math.pow(f64, a.beta1, t);
-        const left2 = 1 - std.math.pow(f64, a.beta2, t);
-        const next1 = 1 - std.math.pow(f64, a.beta1, t + 1);
         return .{
             .parameter = a.parameter,
             .gradient = a.gradient,
@@ -53,24 +82,23 @@ pub const OptimizerPlan = extern struct {
             .third = a.third,
             .shadow = a.shadow,
             .factor = a.factor,
+            .schedule = a.schedule,
             .norms = a.norms,
             .parts = null,
             .count = a.count,
             .gradient_scale = a.gradient_scale,
-            .learning_rate = a.learning_rate,
-            .rate = @floatCast(a.learning_rate),
+            .now = .init(.{
+                .step = @floatFromInt(a.step),
+                .learning_rate = a.learning_rate,
+                .beta1 = a.beta1,
+                .beta2 = a.beta2,
+                .beta3 = a.beta3,
+                .alpha = a.alpha,
+            }),
             .beta1 = @floatCast(a.beta1),
             .beta2 = @floatCast(a.beta2),
-            .beta3 = @floatCast(a.beta3),
             .rest1 = @floatCast(1 - a.beta1),
             .rest2 = @floatCast(1 - a.beta2),
-            .rest3 = @floatCast(1 - a.beta3),
-            .correction1 = @floatCast(1 / left1),
-            .correction2 = @floatCast(1 / left2),
-            .ahead = @floatCast(a.beta1 / next1),
-            .now = @floatCast((1 - a.beta1) / left1),
-            .rectifier = @floatCast(rectification(a.beta2, t)),
-            .alpha = @floatCast(a.alpha),
             .eps = @floatCast(a.eps),
             .decay = @floatCast(a.weight_decay),
             .limit = if (a.clip_value > 0) @floatCast(a.clip_value) else std.math.inf(f32),
@@ -88,7 +116,7 @@ fn rectification(beta2: f64, t: f64) f64 {
     return @sqrt((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho));
 }
 
-pub const plans = .{.{ "OptimizerPlan", OptimizerPlan }};
+pub const plans = .{ .{ "Schedule", Schedule }, .{ "OptimizerPlan", OptimizerPlan } };
 
 const lamb_block = 4096;
 

@@ -873,6 +873,7 @@ struct OptimizerStep {
   void* third;
   void* shadow;
   void const* factor;
+  void const* schedule;
   void* norms;
   uint64_t count;
   uint64_t step;
@@ -888,16 +889,17 @@ struct OptimizerStep {
   uint32_t rule;
   uint32_t phase;
 };
-static_assert(sizeof(OptimizerStep) == 160, "OptimizerStep");
+static_assert(sizeof(OptimizerStep) == 168, "OptimizerStep");
 
 struct ClipFactor {
   void const* squares;
+  void const* bad;
   void* norm;
   void* factor;
   uint64_t count;
   double max_norm;
 };
-static_assert(sizeof(ClipFactor) == 40, "ClipFactor");
+static_assert(sizeof(ClipFactor) == 48, "ClipFactor");
 
 struct Ceiling {
   void* out;
@@ -1005,6 +1007,14 @@ struct SquaresPlan {
   uint64_t blocks;
 };
 static_assert(sizeof(SquaresPlan) == 2912, "SquaresPlan");
+
+struct SkinnyPlan {
+  Matmul call;
+  uint32_t split;
+  uint32_t chunk;
+  uint32_t aligned;
+};
+static_assert(sizeof(SkinnyPlan) == 176, "SkinnyPlan");
 
 struct MlstmProblem {
   void const* q;
@@ -1361,6 +1371,21 @@ struct SamplePlan {
 };
 static_assert(sizeof(SamplePlan) == 72, "SamplePlan");
 
+struct Schedule {
+  double learning_rate;
+  float rate;
+  float beta3;
+  float rest3;
+  float correction1;
+  float correction2;
+  float ahead;
+  float now;
+  float rectifier;
+  float alpha;
+  float unused;
+};
+static_assert(sizeof(Schedule) == 48, "Schedule");
+
 struct OptimizerPlan {
   void* parameter;
   void const* gradient;
@@ -1369,28 +1394,20 @@ struct OptimizerPlan {
   void* third;
   void* shadow;
   void const* factor;
+  void const* schedule;
   void* norms;
   void* parts;
   uint64_t count;
   double gradient_scale;
-  double learning_rate;
-  float rate;
+  Schedule now;
   float beta1;
   float beta2;
-  float beta3;
   float rest1;
   float rest2;
-  float rest3;
-  float correction1;
-  float correction2;
-  float ahead;
-  float now;
-  float rectifier;
-  float alpha;
   float eps;
   float decay;
   float limit;
   uint32_t rule;
 };
-static_assert(sizeof(OptimizerPlan) == 168, "OptimizerPlan");
+static_assert(sizeof(OptimizerPlan) == 176, "OptimizerPlan");
 

@@ -43,7 +43,8 @@ template <typename S> DEVICE void top_few(const TopKPlan& a) {
 }
 
 /// Largest limit with at least k keys on or above it: the k-th key.
-template <typename S> DEVICE Key key_number(const S* row, uint64_t width, uint64_t k, int* scratch) {
+template <typename S>
+DEVICE Key key_number(const S* row, uint64_t width, uint64_t k, int* scratch) {
   Key limit = 0;
   for (int bit = 63; bit >= 0; bit--) {
     const Key raised = limit | (1ull << bit);

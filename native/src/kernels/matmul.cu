@@ -3,22 +3,14 @@
 //
 // Floor: 2mnk FLOPs of plain multiply-adds. Tiles of 64 x 64, 16 deep, through shared memory; each
 // of 256 threads owns 4 x 4 elements. This is the path for what cuBLASLt does not take (odd
-// strides, mixed types, epilogues) and for machines without it, not the fast path.
-#include "common.cuh"
+// strides, mixed types, epilogues) and for machines without it, not the fast path. Products of few
+// rows with a stored weight: matmul_skinny.cuh.
+#include "matmul_element.cuh"
+#include "matmul_skinny.cuh"
 
 namespace {
 
 constexpr int tile = 64, depth = 16, side = 4;
-
-DEVICE float load_as(const void* p, int32_t dtype, uint64_t at) {
-  return dtype == DType_bf16 ? to_float(static_cast<const bf16*>(p)[at])
-                             : static_cast<const float*>(p)[at];
-}
-
-DEVICE void store_as(void* p, int32_t dtype, uint64_t at, float x) {
-  if (dtype == DType_bf16) static_cast<bf16*>(p)[at] = from_float<bf16>(x);
-  else static_cast<float*>(p)[at] = x;
-}
 
 struct Operand {
   const void* data;
@@ -38,15 +30,6 @@ DEVICE void load_tile(float (&to)[depth][tile + side], const Operand& x, uint64_
     const uint64_t at = x.start + (w0 + w) * x.wide_stride + (k0 + k) * x.k_stride;
     to[k][w] = inside ? load_as(x.data, x.dtype, at) : 0.f;
   }
-}
-
-DEVICE void epilogue(const Matmul& a, uint64_t batch, uint64_t row, uint64_t column, float sum) {
-  const uint64_t at = batch * a.c_batch_stride + row * a.c_row_stride + column;
-  float x = (float)a.alpha * sum;
-  if (a.accumulate) x += load_as(a.c, a.c_dtype, at);
-  if (a.bias) x += static_cast<const float*>(a.bias)[column];
-  if (a.residual) x += load_as(a.residual, a.c_dtype, at);
-  store_as(a.c, a.c_dtype, at, x);
 }
 
 }  // namespace
@@ -82,3 +65,8 @@ KERNEL(256, matmul, Matmul) {
           epilogue(a, batch, m0 + row + i, n0 + column + j, sum[i][j]);
   }
 }
+
+SKINNY(1)
+SKINNY(2)
+SKINNY(4)
+SKINNY(8)

@@ -203,7 +203,8 @@ KERNEL(256, mlstm_gate_sums, MlstmGateGradient) {
 }
 
 // What the tiles behind a tile add to its open end.
-DEVICE double later_tiles(const MlstmGateGradient& a, uint64_t unit, uint64_t tile, uint64_t tiles) {
+DEVICE double later_tiles(
+    const MlstmGateGradient& a, uint64_t unit, uint64_t tile, uint64_t tiles) {
   const double* all = a.tiles + 2 * unit * tiles;
   const uint64_t lane = threadIdx.x % warp_size, left = tiles - tile - 1;
   const uint64_t share = (left + warp_size - 1) / warp_size;
@@ -243,7 +244,8 @@ KERNEL(256, mlstm_gate_tails, MlstmTails) {
   const float* state = a.state + blockIdx.x * a.count;
   const float* gradient = a.gradient + blockIdx.x * a.count;
   double sum = 0;
-  for (uint64_t i = threadIdx.x; i < a.count; i += blockDim.x) sum += (double)state[i] * gradient[i];
+  for (uint64_t i = threadIdx.x; i < a.count; i += blockDim.x)
+    sum += (double)state[i] * gradient[i];
   sum = block_sum(sum, scratch);
   if (threadIdx.x == 0) a.tails[blockIdx.x] = sum;
 }

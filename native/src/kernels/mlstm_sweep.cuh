@@ -7,7 +7,8 @@
 //   forward   q  k  v  u  w  alpha beta  forward   dV    k  q  dh w  u' beta  alpha' reverse
 //   dQ        dh v  k  u' w  alpha' beta forward   dK    v  dh q  w  u' beta  alpha' reverse
 //
-// NORM: h = O/(max(|sigma|, floor) + eps), sigma_i = alpha_i (q_i·n) + Σ_j 2^(u_i + w_j) (q_i·k_j).
+// NORM: h = O/(max(|sigma|, floor) + eps),
+//   sigma_i = alpha_i (q_i·n) + Σ_{j visible to i} 2^(u_i + w_j) (q_i·k_j).
 //
 // A block: one (batch row, head) and 128 columns of V. Warpgroups 0 and 1 keep C^T for 64 of them
 // in accumulators; the same registers are the A operand of C^T Q^T. Warpgroup 2 makes the gated
@@ -115,6 +116,9 @@ struct Sweep {
     return {(int)columns.column * block, place(c) * CHUNK + from, (int)columns.block * block,
             w.head, w.batch};
   }
+  DEVICE ptx::Box key_box(const SweepPlace& w, int c, int block) const {
+    return box(w, a.q_columns, c, C::rank * C::blocks + block);
+  }
   DEVICE void load_q(const SweepPlace& w, int c) const {
     if (c >= chunks) return;
     const int stage = c % C::q_stages;
@@ -123,7 +127,7 @@ struct Sweep {
     ptx::barrier_expect(barrier, C::tile_bytes);
 #pragma unroll
     for (int i = 0; i < C::blocks; i += C::q_box) {
-      ptx::tensor_load(at(&shared.q[stage][i]), &a.q, barrier, box(w, a.q_columns, c, i + C::rank * C::blocks));
+      ptx::tensor_load(at(&shared.q[stage][i]), &a.q, barrier, key_box(w, c, i));
     }
   }
   DEVICE void load_k(const SweepPlace& w, int c) const {
@@ -134,7 +138,7 @@ struct Sweep {
     ptx::barrier_expect(barrier, C::tile_bytes + C::record * 4);
 #pragma unroll
     for (int i = 0; i < C::blocks; i += C::k_box) {
-      ptx::tensor_load(at(&shared.k[stage][i]), &a.k, barrier, box(w, a.q_columns, c, i + C::rank * C::blocks));
+      ptx::tensor_load(at(&shared.k[stage][i]), &a.k, barrier, key_box(w, c, i));
     }
     const float* record = a.records + ((size_t)w.unit * a.chunks + place(c)) * C::record;
     ptx::bulk_load(at(shared.record[stage]), record, C::record * 4, barrier);

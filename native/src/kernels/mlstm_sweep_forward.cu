@@ -1,16 +1,20 @@
-// The sweeps of key widths up to 128: mlstm_sweep.cuh.
+// The forward sweeps: with the denominator (norm) and without (plain). mlstm_sweep.cuh.
+// Registers 128 at launch (KEY >= 192) or 168; no serialised products. Spills:
+// mlstm_sweep_256_norm 32 bytes, 128_norm 4; others none. Shared memory: last column below.
 #ifndef XL_EMULATED
 #include "mlstm_sweep.cuh"
 
-#define SWEEP(key, norm, reverse, dot, name)                                       \
+#define SWEEP(key, norm, reverse, dot, name, bytes)                                 \
+  static_assert(sizeof(SweepShared<SweepShape<key, norm, reverse, dot>>) == bytes); \
   HOPPER_KERNEL((SweepShape<key, norm, reverse, dot>::threads), name, MlstmSweep) { \
-    mlstm_sweep<SweepShape<key, norm, reverse, dot>>(a);                           \
+    mlstm_sweep<SweepShape<key, norm, reverse, dot>>(a);                            \
   }
 
-SWEEP(64, true, false, false, mlstm_sweep_64_norm)
-SWEEP(64, false, false, false, mlstm_sweep_64_plain)
-SWEEP(128, true, false, false, mlstm_sweep_128_norm)
-SWEEP(128, false, false, false, mlstm_sweep_128_plain)
-SWEEP(256, true, false, false, mlstm_sweep_256_norm)
-SWEEP(256, false, false, false, mlstm_sweep_256_plain)
+SWEEP(64, true, false, false, mlstm_sweep_64_norm, 142336)
+SWEEP(64, false, false, false, mlstm_sweep_64_plain, 137216)
+SWEEP(128, true, false, false, mlstm_sweep_128_norm, 194560)
+SWEEP(128, false, false, false, mlstm_sweep_128_plain, 186368)
+SWEEP(256, true, false, false, mlstm_sweep_256_norm, 224256)
+SWEEP(256, false, false, false, mlstm_sweep_256_plain, 227328)
+#undef SWEEP
 #endif

@@ -1,6 +1,10 @@
 // The sweeps of 512 key columns, two blocks each: dQ and dK of 256/512. mlstm_sweep.cuh.
+// Registers 128 at launch, 225,280 bytes of shared memory, no serialised products; spills, of both
+// ranks together: dQ 44 bytes, dK 68.
 #ifndef XL_EMULATED
 #include "mlstm_sweep.cuh"
+
+static_assert(sizeof(SweepShared<SweepShape<256, false, true, true, 0>>) == 225280);
 
 #define SWEEP_PAIR(reverse, name)                                                         \
   HOPPER_KERNEL((SweepShape<256, false, reverse, true, 0>::threads), name, MlstmSweep) {  \
@@ -13,4 +17,5 @@
 
 SWEEP_PAIR(false, mlstm_sweep_512_dq)
 SWEEP_PAIR(true, mlstm_sweep_512_dk)
+#undef SWEEP_PAIR
 #endif

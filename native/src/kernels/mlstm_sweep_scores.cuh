@@ -92,7 +92,8 @@ struct ScoreWarps {
       sum += __shfl_xor_sync(~0u, sum, 1);
       sum += __shfl_xor_sync(~0u, sum, 2);
       sigma[e] = sum;
-      const float inverse = ptx::reciprocal(fmaxf(fabsf(sum), record[Record::floor + row + 8 * e]) + sweep.a.eps);
+      const float floor = record[Record::floor + row + 8 * e];
+      const float inverse = ptx::reciprocal(fmaxf(fabsf(sum), floor) + sweep.a.eps);
 #pragma unroll
       for (int n = 0; n < 8; n++) {
         s[n * 4 + 2 * e] *= inverse;

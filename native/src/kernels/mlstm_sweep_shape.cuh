@@ -25,6 +25,7 @@ struct MlstmSweep {
   Columns q_columns, v_columns;  // q, k; v, o, x
   float eps;
 };
+static_assert(sizeof(MlstmSweep) == 768, "MlstmSweep");
 
 // KEY: width of Q and K, padded to 64. NORM: h is divided by the denominator. REVERSE: from the
 // last chunk to the first. DOT: x·O is wanted. With KEY ≥ 192 a warp of its own feeds the copy

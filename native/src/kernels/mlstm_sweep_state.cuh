@@ -260,7 +260,8 @@ struct StateWarps {
       sweep.cleared();
     }
     const float* record = shared.record[k_stage];
-    from_state(ptx::descriptor(Sweep<C>::at(&shared.q[q_stage][0][0][0]), 16), record[Record::gamma]);
+    const uint32_t q = Sweep<C>::at(&shared.q[q_stage][0][0][0]);
+    from_state(ptx::descriptor(q, 16), record[Record::gamma]);
     sweep.release(&shared.empty_q[q_stage]);
     if constexpr (C::pair) send(c);
     if constexpr (C::dot) request_x(c);

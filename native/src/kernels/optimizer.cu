@@ -27,7 +27,7 @@ constexpr int moments_of = rule == Rule_sgd                                 ? 0
 DEVICE float average(float beta, float rest, float m, float x) { return fmaf(beta, m, rest * x); }
 
 /// √v̂ + eps.
-DEVICE float root(const OptimizerPlan& a, float v) { return sqrtf(v * a.correction2) + a.eps; }
+DEVICE float root(const OptimizerPlan& a, float v) { return sqrtf(v * a.now.correction2) + a.eps; }
 
 /// u of the rule, weight decay included; the moments are updated.
 template <uint32_t rule>
@@ -39,23 +39,35 @@ DEVICE float direction(const OptimizerPlan& a, float p, float g, Moments& m) {
   } else if constexpr (rule == Rule_adamax) {
     m.first = average(a.beta1, a.rest1, m.first, g);
     m.second = fmaxf(fabsf(g) + a.eps, a.beta2 * m.second);
-    u = m.first * a.correction1 / m.second;
+    u = m.first * a.now.correction1 / m.second;
   } else if constexpr (rule != Rule_sgd) {
     m.first = average(a.beta1, a.rest1, m.first, g);
     m.second = average(a.beta2, a.rest2, m.second, g * g);
-    const float corrected = m.first * a.correction1;
+    const float corrected = m.first * a.now.correction1;
     if constexpr (rule == Rule_nadam) {
-      u = fmaf(m.first, a.ahead, g * a.now) / root(a, m.second);
+      u = fmaf(m.first, a.now.ahead, g * a.now.now) / root(a, m.second);
     } else if constexpr (rule == Rule_radam) {
-      u = a.rectifier == 0.f ? corrected : a.rectifier * corrected / root(a, m.second);
+      u = a.now.rectifier == 0.f ? corrected : a.now.rectifier * corrected / root(a, m.second);
     } else if constexpr (rule == Rule_ademamix) {
-      m.third = average(a.beta3, a.rest3, m.third, g);
-      u = fmaf(a.alpha, m.third, corrected) / root(a, m.second);
+      m.third = average(a.now.beta3, a.now.rest3, m.third, g);
+      u = fmaf(a.now.alpha, m.third, corrected) / root(a, m.second);
     } else {
       u = corrected / root(a, m.second);
     }
   }
   return fmaf(a.decay, p, u);
+}
+
+/// The plan with the coefficients of this step: a captured graph reads them from memory.
+DEVICE OptimizerPlan current(const OptimizerPlan& a) {
+  OptimizerPlan plan = a;
+  if (a.schedule) plan.now = *static_cast<const Schedule*>(a.schedule);
+  return plan;
+}
+
+/// Where a gradient was not finite the factor is NaN: nothing is changed.
+DEVICE bool is_skipped(const OptimizerPlan& a) {
+  return a.factor && isnan(*static_cast<const double*>(a.factor));
 }
 
 /// Gradient scale and clip factor, rounded once.
@@ -113,7 +125,7 @@ DEVICE void update(const OptimizerPlan& a, uint64_t i, float scale) {
     m[0][k] = kept.first;
     m[1][k] = kept.second;
     m[2][k] = kept.third;
-    p[k] = fmaf(-a.rate, u, p[k]);
+    p[k] = fmaf(-a.now.rate, u, p[k]);
   }
   store_moments<rule>(a, i, m);
   store_parameter(a, i, p);
@@ -128,7 +140,9 @@ template <typename S, uint32_t rule> DEVICE void step(const OptimizerPlan& a) {
     update<S, rule, 1>(a, i, scale);
 }
 
-template <typename S> DEVICE void optimizer_step(const OptimizerPlan& a) {
+template <typename S> DEVICE void optimizer_step(const OptimizerPlan& given) {
+  if (is_skipped(given)) return;
+  const OptimizerPlan a = current(given);
   switch (a.rule) {
     case Rule_sgd: return step<S, Rule_sgd>(a);
     case Rule_momentum: return step<S, Rule_momentum>(a);
@@ -166,7 +180,9 @@ DEVICE void lamb_moments(const OptimizerPlan& a, uint64_t i, float scale, Twice&
 }
 
 /// parts[i] ← {Σp², Σw²} of 4096 elements.
-template <typename S> DEVICE void lamb_parts(const OptimizerPlan& a) {
+template <typename S> DEVICE void lamb_parts(const OptimizerPlan& given) {
+  if (is_skipped(given)) return;
+  const OptimizerPlan a = current(given);
   __shared__ double scratch[warp_size];
   const float scale = scale_of(a);
   const bool packed = can_pack<S>(a);
@@ -191,6 +207,7 @@ KERNEL(256, lamb_parts_bf16, OptimizerPlan) { lamb_parts<bf16>(a); }
 
 /// norms ← sum of the parts, in order. One block.
 KERNEL(256, lamb_norms, OptimizerPlan) {
+  if (is_skipped(a)) return;
   __shared__ Twice staging[staged_rows];
   const uint64_t blocks = (a.count + lamb_block - 1) / lamb_block;
   const Twice sum = ordered_sum(static_cast<const Twice*>(a.parts), blocks, staging);
@@ -204,7 +221,7 @@ template <int n> DEVICE void lamb_apply(const OptimizerPlan& a, uint64_t i, floa
   load_moments<Rule_lamb>(a, i, m);
 #pragma unroll
   for (int k = 0; k < n; k++) {
-    const float u = m[0][k] * a.correction1 / root(a, m[1][k]);
+    const float u = m[0][k] * a.now.correction1 / root(a, m[1][k]);
     p[k] = fmaf(-rate, fmaf(a.decay, p[k], u), p[k]);
   }
   store_parameter(a, i, p);
@@ -212,15 +229,17 @@ template <int n> DEVICE void lamb_apply(const OptimizerPlan& a, uint64_t i, floa
 
 /// The gradient is not read: f32 stands for every type of it.
 KERNEL(256, lamb_update, OptimizerPlan) {
+  if (is_skipped(a)) return;
+  const OptimizerPlan plan = current(a);
   const Twice norms = *static_cast<const Twice*>(a.norms);
   const bool is_defined = norms.first != 0.0 && norms.second != 0.0;
   const double ratio = is_defined ? sqrt(norms.first) / sqrt(norms.second) : 1.0;
-  const float rate = (float)(a.learning_rate * ratio);
+  const float rate = (float)(plan.now.learning_rate * ratio);
   const uint64_t packs = can_pack<float>(a) ? a.count / 4 : 0;
   for (uint64_t pack = grid_thread(); pack < packs; pack += grid_threads())
-    lamb_apply<4>(a, pack * 4, rate);
+    lamb_apply<4>(plan, pack * 4, rate);
   for (uint64_t i = packs * 4 + grid_thread(); i < a.count; i += grid_threads())
-    lamb_apply<1>(a, i, rate);
+    lamb_apply<1>(plan, i, rate);
 }
 
 /// norm = √Σ squares, added in order; factor = max_norm/norm where that is below 1.
@@ -233,5 +252,6 @@ KERNEL(32, clip_factor, ClipFactor) {
   const double norm = sqrt(total);
   const bool clips = a.max_norm > 0.0 && norm - norm == 0.0 && norm > a.max_norm;
   *static_cast<double*>(a.norm) = norm;
-  *static_cast<double*>(a.factor) = clips ? a.max_norm / norm : 1.0;
+  const bool bad = a.bad && *static_cast<const double*>(a.bad) != 0.0;
+  *static_cast<double*>(a.factor) = bad ? NAN : clips ? a.max_norm / norm : 1.0;
 }

@@ -47,7 +47,8 @@ DEVICE void barrier_init_fence() {
 DEVICE void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-// In another block of the cluster. The default scope: a release at cluster scope costs 1,000 cycles.
+// In another block of the cluster. In the default scope: a release at cluster scope costs 1,000
+// cycles.
 DEVICE void barrier_arrive_remote(uint32_t barrier, int block) {
   asm volatile(
     "{.reg .b32 r; mapa.shared::cluster.u32 r, %0, %1;"

@@ -2,12 +2,12 @@
 //
 //     bits       x                                       x = word e & 3 of counter e>>2
 //     uniform    low + (high − low)·(x>>8)·2⁻²⁴
-//     normal     mean + std·√(−2 ln u₁)·(cos, sin)(2πu₂), u = (x + ½)·2⁻³², pairs (0,1) and (2,3)
+//     normal     mean + std·√(−2 ln u₁)·(cos, sin)(2πu₂), u = (x + ½)·2⁻³², pairs (0,1), (2,3)
 //     truncated  mean + std·Φ⁻¹(½ + (u − ½)·(2Φ(2) − 1))
 //     dropout    x/keep where word f & 3 of counter (f>>2, position, sample, 0) < ⌊keep·2³²⌋
-// y [count] = elements first … first + count − 1 of an endless tensor. Floor: the output once; about
-// 100 integer and (normal) 150 f64 operations per counter. Same bits as cpu/random*.zig, equal to
-// reference/random.zig.
+// y [count] = elements first … first + count − 1 of an endless tensor. Floor: the output once;
+// about 100 integer and (normal) 150 f64 operations per counter. Same bits as cpu/random*.zig,
+// equal to reference/random.zig.
 #include "random_exact.cuh"
 #include "random_sample.cuh"
 

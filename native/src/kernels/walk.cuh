@@ -10,10 +10,12 @@
 #define OUTLINED static __device__ __noinline__
 #endif
 
+OUTLINED uint64_t long_quotient(uint64_t a, uint64_t b) { return a / b; }
+
 /// a/b by the 32-bit divider where that is exact: a 64-bit division costs a hundred instructions.
 DEVICE uint64_t quotient(uint64_t a, uint64_t b) {
   if (((a | b) >> 32) == 0) return (uint32_t)a / (uint32_t)b;
-  return a / b;
+  return long_quotient(a, b);
 }
 
 /// at[k] ← position of row-major element `i` in operand k.

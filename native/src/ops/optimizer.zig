@@ -5,9 +5,31 @@ const Context = @import("../runtime/context.zig").Context;
 const Tensor = @import("../runtime/tensor.zig").Tensor;
 const scratch = @import("../abi/scratch.zig");
 const kinds = @import("../args/optimizer.zig");
+const Schedule = @import("../cuda/optimizer.zig").Schedule;
 const op = @import("call.zig");
 const Call = op.Call;
 const Error = op.Error;
+
+/// What a captured update reads instead of scratch floats 0, 1, 4 and 5: coefficients of the step,
+/// into an f64 tensor on the GPU. Scratch floats as in `step`.
+pub fn schedule(context: *Context, target_: i32) Error!void {
+    var call = Call.begin(context, "optimizer schedule");
+    defer call.end();
+    const target = try inPlace(&call, "schedule", target_, null);
+    try call.expectDType("schedule", target, .f64);
+    const f = &scratch.block.floats;
+    if (!(f[0] >= 1)) return call.invalid("step {d}, expected 1, 2, …", .{f[0]});
+    const made: Schedule = .init(.{
+        .step = f[0],
+        .learning_rate = f[1],
+        .beta1 = f[2],
+        .beta2 = f[3],
+        .beta3 = f[4],
+        .alpha = f[5],
+    });
+    try call.expectShape("schedule", target, &.{@sizeOf(Schedule) / 8});
+    try context.write(target, 0, std.mem.asBytes(&made));
+}
 
 /// Scratch floats: 0 step, 1 learning rate, 2 β1, 3 β2, 4 β3, 5 α, 6 eps, 7 weight decay,
 /// 8 gradient scale, 9 value clip (0 = none).
@@ -20,6 +42,7 @@ pub fn step(
     second_: i32,
     third_: i32,
     factor_: i32,
+    schedule_: i32,
 ) Error!void {
     var call = Call.begin(context, "optimizer");
     defer call.end();
@@ -42,6 +65,11 @@ pub fn step(
         moment.* = try inPlace(&call, "moment", handle, parameter);
     }
     const factor = try call.optionalAs("factor", factor_, .f64);
+    const scheduled = try call.optionalView("schedule", schedule_);
+    if (scheduled) |s| {
+        try call.expectDType("schedule", s, .f64);
+        try call.expectShape("schedule", s, &.{@sizeOf(Schedule) / 8});
+    }
     if (!(f[0] >= 1)) return call.invalid("step {d}, expected 1, 2, …", .{f[0]});
     if (parameter.count() > 0) try call.run("optimizerStep", gradient.dtype, .{
         .parameter = parameter.data(),
@@ -51,6 +79,7 @@ pub fn step(
         .third = op.pointer(moments[2]),
         .shadow = null,
         .factor = op.pointer(factor),
+        .schedule = op.pointer(scheduled),
         .norms = null,
         .count = parameter.count(),
         .step = @intFromFloat(f[0]),
@@ -94,7 +123,8 @@ pub fn clipFactor(context: *Context, sums_: i32, max_norm: f64) Error!void {
     const factor = try call.output(.f64, &.{});
     const rows: [*]const [2]f64 = @ptrCast(@alignCast(sums.data()));
     try call.run("clipFactor", .f64, .{
-        .squares = &rows[sums.shape[0] - 1], // the total comes first in its row
+        .squares = &rows[sums.shape[0] - 1][0], // the row of totals
+        .bad = &rows[sums.shape[0] - 1][1],
         .norm = norm.data(),
         .factor = factor.data(),
         .count = 1,

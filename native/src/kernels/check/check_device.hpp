@@ -27,7 +27,9 @@ struct MapLayout {
 
 #ifdef XL_HOPPER_HOST
 
-inline void* device_alloc(size_t bytes) { return aligned_alloc(1024, (bytes + 1023) / 1024 * 1024); }
+inline void* device_alloc(size_t bytes) {
+  return aligned_alloc(1024, (bytes + 1023) / 1024 * 1024);
+}
 inline void device_free(void* p) { free(p); }
 inline void device_fill(void* p, int value, size_t bytes) { memset(p, value, bytes); }
 inline void to_device(void* to, const void* from, size_t bytes) { memcpy(to, from, bytes); }

@@ -69,6 +69,7 @@ struct Transfer {
   Block* block;  // whose shared memory `run` means
   std::function<void()> run;
   bool done = false;
+  uint64_t due = 0;  // round
 };
 struct Block {
   unsigned char* shared = nullptr;
@@ -76,6 +77,7 @@ struct Block {
   int live;
   Meeting meeting, warps[32], named[16];
   MatrixUnit units[4];
+  int pause[4] = {};  // rounds that a warpgroup sleeps
 };
 
 constexpr size_t stack_bytes = 256 << 10, shared_bytes = 227 << 10;
@@ -91,7 +93,7 @@ inline Index block_size, grid_size;
 inline std::function<void()> body;
 inline std::vector<Transfer> transfers;
 inline size_t first_transfer = 0;
-inline uint64_t progress = 0, seed = 1;
+inline uint64_t progress = 0, round = 0, seed = 1;
 inline const char* kernel_name = "";
 
 inline uint32_t random() {
@@ -144,7 +146,8 @@ inline void entry() {
 inline void transfer_some(bool all) {
   while (first_transfer < transfers.size() && transfers[first_transfer].done) first_transfer++;
   for (size_t i = first_transfer; i < transfers.size(); i++) {
-    if (transfers[i].done || (!all && random() % 8)) continue;
+    if (!transfers[i].due) transfers[i].due = round + 1 + random() % (1 << random() % 10);
+    if (transfers[i].done || (!all && transfers[i].due > round)) continue;
     transfers[i].done = true;
     active = transfers[i].block;
     const std::function<void()> run = transfers[i].run;
@@ -173,11 +176,24 @@ inline void prepare_block(Block& b, unsigned index, unsigned row, int threads) {
     fibers.push_back(f);
   }
 }
+// Warpgroups fall asleep now and then, so that the others run ahead.
 inline bool run_round() {
   bool alive = false;
+  round++;
+  for (auto& b : blocks)
+    for (int& pause : b.pause) {
+      if (pause > 0) {
+        pause--;
+        progress++;
+      } else if (random() % 128 == 0) {
+        pause = random() % 400;
+        progress++;
+      }
+    }
   for (auto& f : fibers) {
     if (f.done) continue;
     alive = true;
+    if (f.block->pause[f.thread.x / 128 % 4] > 0) continue;
     current = &f;
     active = f.block;
     host_switch(&scheduler, f.stack_pointer);

@@ -20,6 +20,10 @@ static const Shape small_cases[] = {
     {"d 256/512 exp", 1, 200, 1, 256, 512, false, true, true, false, 1, false},
     {"d 256/512 ragged", 2, 70, 1, 256, 512, false, true, true, false, 1, true},
     {"d 256/512 sig", 1, 130, 1, 256, 512, true, false, false, true, 0, true},
+    {"e 128/128 exp", 1, 130, 1, 128, 128, false, true, true, false, 1, false},
+    {"e 256/256 exp", 1, 130, 1, 256, 256, false, true, true, false, 1, false},
+    {"e 64/512 exp", 1, 130, 1, 64, 512, false, true, true, false, 1, false},
+    {"e 256/128 sig", 1, 130, 1, 256, 128, true, false, true, false, 1, false},
     {"b 128/256 tail 1", 1, 1, 1, 128, 256, true, false, true, false, 0, false},
 };
 

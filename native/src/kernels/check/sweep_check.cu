@@ -91,7 +91,8 @@ struct Inputs {
     lengths.assign(s.batch, s.length);
     borders.assign(tokens, 0);
     if (s.ragged)
-      for (int b = 0; b < s.batch; b++) lengths[b] = std::max(0, b == 0 ? s.length / 3 : s.length - 65 * b);
+      for (int b = 0; b < s.batch; b++)
+        lengths[b] = std::max(0, b == 0 ? s.length / 3 : s.length - 65 * b);
     if (s.reset)
       for (size_t t = 0; t < tokens; t++) borders[t] = normal(7000 + t) > 1.8;
     if (s.reset && s.length > 130)  // adjacent, first of a chunk, last of a chunk
@@ -216,6 +217,9 @@ static void check(const Shape& s) {
 #endif
 
 int main(int count, char** words) {
+#ifdef XL_HOPPER_HOST
+  if (getenv("SEED")) host::seed = atoi(getenv("SEED"));
+#endif
   const auto wanted = [&](const char* name) {
     for (int w = 1; w < count; w++)
       if (strstr(name, words[w])) return true;
