@@ -47,10 +47,11 @@ describe("loss and gradients equal those of the CPU in f64", () => {
     expect(errors(got, want).filter(({ error }) => !(error < 2e-4))).toEqual([]);
   });
 
-  // Gradients through norms of few numbers magnify what bf16 rounds: about seventy times here.
+  // Bars are about twice the worst seen on the emulator and on an H100. Gradients through norms of
+  // few numbers magnify what bf16 rounds: about seventy times here.
   const magnified = new Map<ConfigName, number>([
-    ["query and key norms", 0.5],
-    ["norms behind branches", 0.3],
+    ["query and key norms", 1],
+    ["norms behind branches", 0.6],
   ]);
 
   test.each(names)("bf16: %s", (name) => {
@@ -61,9 +62,9 @@ describe("loss and gradients equal those of the CPU in f64", () => {
     const got = slopes(rounded, ids, next);
     expect(relativeError([got.loss], [want.loss])).toBeLessThan(3e-3);
     const list = errors(got, want);
-    const bar = magnified.get(name) ?? 0.1;
+    const bar = magnified.get(name) ?? 0.2;
     expect(list.filter(({ error }) => !(error < bar))).toEqual([]);
-    expect(list[list.length >> 1]!.error, "the median").toBeLessThan(bar / 2);
+    expect(list[list.length >> 1]!.error, "the median").toBeLessThan(0.1);
   });
 });
 
@@ -75,7 +76,7 @@ describe.each(["f32", "bf16"] as const)("states in %s", (dtype) => {
       logitsInPieces(made, ids, [9, 1, 1, 1, 1, 1]).flat(2),
       logits(made, ids).flat(2),
     ]);
-    expect(relativeError(steps, whole)).toBeLessThan(dtype === "f32" ? 1e-5 : 2e-2);
+    expect(relativeError(steps, whole)).toBeLessThan(dtype === "f32" ? 1e-5 : 4e-2);
   });
 });
 

@@ -131,18 +131,28 @@ pub const Device = struct {
             const result = device.api.LibraryGetKernel(&found, library, name);
             if (result == driver.not_found) continue;
             try device.api.check(result, name);
-            // A kernel's static shared memory counts, too: where that is too much the default
-            // stays.
-            _ = device.api.KernelSetAttribute(
-                driver.function_attribute.max_dynamic_shared,
-                device.facts.shared_bytes,
-                found,
-                device.ordinal,
-            );
+            try device.allowSharedMemory(found);
             try device.kernels.put(device.gpa, name, found);
             return found;
         }
         return status.fail(.unsupported, name ++ ": no such CUDA kernel in this library", .{});
+    }
+
+    /// Dynamic shared memory up to what the GPU gives a block besides the kernel's own static one.
+    fn allowSharedMemory(device: *Device, found: driver.Kernel) Error!void {
+        const api = &device.api;
+        const attribute = driver.function_attribute;
+        var static: c_int = 0;
+        try api.check(
+            api.KernelGetAttribute(&static, attribute.static_shared, found, device.ordinal),
+            "shared memory of a kernel",
+        );
+        try api.check(api.KernelSetAttribute(
+            attribute.max_dynamic_shared,
+            device.facts.shared_bytes - static,
+            found,
+            device.ordinal,
+        ), "shared memory of a kernel");
     }
 
     /// Whether a kernel exists for this GPU.

@@ -28,6 +28,7 @@ pub const attribute = struct {
 };
 
 pub const function_attribute = struct {
+    pub const static_shared = 1;
     pub const registers = 4;
     pub const max_dynamic_shared = 8;
     pub const non_portable_cluster = 14;
