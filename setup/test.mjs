@@ -69,7 +69,7 @@ function nativeTier(mode) {
 
 /** Every CUDA unit must compile, whether there is a GPU or not. */
 async function kernelTier() {
-  const results = checkKernels(findNvcc() ?? (await ensureNvcc()));
+  const results = await checkKernels(findNvcc() ?? (await ensureNvcc()));
   for (const { unit, problems } of results) {
     for (const problem of problems) process.stdout.write(`${unit}: ${problem}\n`);
   }

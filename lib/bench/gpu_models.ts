@@ -183,7 +183,17 @@ function withRate(
   const row = timeCase(one, ceilings, pace);
   if ("error" in row) return row;
   const tokensPerSecond = (1000 * tokens) / row.milliseconds;
-  return { ...row, extra: { ...row.extra, tokensPerSecond } };
+  const extra = { ...row.extra, tokensPerSecond };
+  try {
+    const breakdown = scope(() => {
+      const run = one.make();
+      run(0);
+      return breakdownOf({ run, before: one.before });
+    });
+    return { ...row, extra, breakdown };
+  } finally {
+    one.end?.();
+  }
 }
 
 /** Elements of everything that a token's pass streams: all parameters but the embedding table. */

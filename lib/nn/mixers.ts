@@ -17,6 +17,7 @@ import {
   type Tensor,
   unsqueeze,
 } from "../tensor/index.ts";
+import { release } from "../tensor/tape.ts";
 import type { ModelConfig } from "./config.ts";
 import type { BlockState, ForwardContext, Mixed } from "./context.ts";
 import { HeadNorm } from "./head_norm.ts";
@@ -115,7 +116,7 @@ export class V1Mixer {
     this.#site = name;
   }
 
-  /** u [B, S, D] normalised; returns the branch [B, S, D]. */
+  /** u [B, S, D] normalised, taken over; returns the branch [B, S, D]. */
   forward(u: Tensor, context: ForwardContext, state?: BlockState): Mixed {
     const [B, S] = u.shape as [number, number, number];
     const heads = this.#config.mlstm.numHeads;
@@ -124,12 +125,15 @@ export class V1Mixer {
     const gate = arithmetic(u.dtype);
     const dtypes = [undefined, undefined, undefined, undefined, gate, gate];
     const [q0, k0, v, o, i, f] = forwardAll(u, layers, dtypes) as Tensor6;
+    release(u);
     const heads4 = { q: split(q0), k: split(k0) };
     const [q, k] = this.qkNorm ? this.qkNorm.forward(heads4.q, heads4.k) : [heads4.q, heads4.k];
     const gates = { i: capped(i, this.#config), f: capped(f, this.#config) };
     const cell = runCell(this.#config, { q, k, v: split(v), ...gates }, context, state);
     const gated = this.headNorm.gated(cell.h, o);
-    const y = applyDropout(this.out.forward(gated), this.#config.dropout, this.#site, context);
+    const branch = this.out.forward(gated);
+    release(gated);
+    const y = applyDropout(branch, this.#config.dropout, this.#site, context);
     return { y, state: cell.state };
   }
 }
@@ -176,8 +180,10 @@ export class PaperMixer {
     this.#site = name;
   }
 
+  /** u [B, S, D] normalised, taken over; returns the branch [B, S, D]. */
   forward(u: Tensor, context: ForwardContext, state?: BlockState): Mixed {
     const [inner, z] = forwardAll(u, [this.up, this.z]) as [Tensor, Tensor];
+    release(u);
     const conv = this.#convolve(inner, context, state);
     const q = headwiseLinear(conv.activated, this.q.weight, this.q.bias);
     const k = headwiseLinear(conv.activated, this.k.weight, this.k.bias);

@@ -20,10 +20,11 @@ import {
   type Tensor,
   tensor,
 } from "../tensor/index.ts";
-import { Block } from "./block.ts";
+import { transient } from "../tensor/tape.ts";
+import { Block, closed } from "./block.ts";
 import { blockKinds, type ModelConfig, type ModelConfigInput, resolveConfig } from "./config.ts";
 import type { DropoutKey, ForwardContext, ModelState } from "./context.ts";
-import { applyDropout, Norm } from "./layers.ts";
+import { applyDropout, Norm, type Stream } from "./layers.ts";
 import { initialize, type Parameter, ParameterStore } from "./parameter.ts";
 import { isDense, parameterSpecs } from "./parameters.ts";
 
@@ -133,17 +134,31 @@ export class XLSTM {
     if (this.config.embeddingDropout) {
       x = applyDropout(x, this.config.dropout, "embedding", context);
     }
-    const states: ModelState["blocks"] = [];
-    this.blocks.forEach((block, i) => {
-      const result = block.forward(x, context, options.state?.blocks[i]);
-      x = result.y;
-      if (result.state) states.push(result.state);
-    });
-    const hidden = this.#outNorm ? this.#outNorm.forward(x) : x;
+    const { hidden, states } = transient(
+      () => this.#stack(x, context, options.state),
+      (made) => [made.hidden, ...made.states.flatMap((state) => Object.values(state))],
+    );
     if (context.inPlace) options.state!.position++;
     if (!context.returnState) return { hidden };
     const position = (options.state?.position ?? 0) + ids.shape[1]!;
     return { hidden, state: { blocks: states, position } };
+  }
+
+  /** All blocks, each of which leaves its last sum to the norm that follows. */
+  #stack(
+    x: Tensor,
+    context: ForwardContext,
+    state: ModelState | undefined,
+  ): { hidden: Tensor; states: ModelState["blocks"] } {
+    const states: ModelState["blocks"] = [];
+    let stream: Stream = { x, branch: undefined };
+    this.blocks.forEach((block, i) => {
+      const result = block.advance(stream, context, state?.blocks[i]);
+      stream = result.stream;
+      if (result.state) states.push(result.state);
+    });
+    const hidden = this.#outNorm ? this.#outNorm.residual(stream).y : closed(stream);
+    return { hidden, states };
   }
 
   /** Logits [.., V] in f32 of hidden activations, soft-capped. */

@@ -1,8 +1,12 @@
 // Automatic differentiation: one node per coarse operation. A node keeps edges to where gradients
-// go
-// on, not the tensors themselves, so that intermediates may be disposed of once they are not saved.
+// go on, not the tensors themselves, so that intermediates may be disposed of once they are not
+// saved.
+//
+// Memory: what `transient` records dies in the backward pass, operation by operation; a
+// `recomputable` result need not even live until then.
 
 import { GradientError, shown } from "./errors.ts";
+import { scope } from "./scope.ts";
 import type { Tensor } from "./tensor.ts";
 
 type Gradient = Tensor | null | undefined;
@@ -20,6 +24,8 @@ export interface Node {
   readonly edges: (Edge | Tensor | undefined)[];
   readonly outputs: number;
   backward: Backward | undefined;
+  /** Tensors that nobody has but the tape: they die once `backward` has run. */
+  owned: readonly Tensor[] | undefined;
 }
 
 /** Output `index` of a node. */
@@ -30,6 +36,8 @@ export interface Edge {
 
 let sequence = 0;
 let enabled = true;
+/** Whether results that are recorded now belong to the tape. */
+let owning = false;
 
 /** Whether operations are being recorded. */
 export function gradEnabled(): boolean {
@@ -57,16 +65,27 @@ export function needsGrad(...inputs: (Tensor | null | undefined)[]): boolean {
   return enabled && inputs.some((input) => input?.requiresGrad);
 }
 
-/** Records an operation: `backward` maps output gradients to input gradients, in order. */
+/**
+ * Records an operation: `backward` maps output gradients to input gradients, in order. `saved` are
+ * tensors that were made for it alone.
+ */
 export function record(
   name: string,
   inputs: (Tensor | null | undefined)[],
   outputs: Tensor[],
   backward: Backward,
+  saved: readonly Tensor[] = [],
 ): void {
   if (!needsGrad(...inputs)) return;
   const edges = inputs.map((input) => (input?.requiresGrad ? (input.edge ?? input) : undefined));
-  const node: Node = { sequence: sequence++, name, edges, outputs: outputs.length, backward };
+  const node: Node = {
+    sequence: sequence++,
+    name,
+    edges,
+    outputs: outputs.length,
+    backward,
+    owned: owning ? [...outputs, ...saved] : undefined,
+  };
   outputs.forEach((output, index) => {
     output.requiresGrad = true;
     output.edge = { node, index };
@@ -79,9 +98,57 @@ export function recorded(
   inputs: (Tensor | null | undefined)[],
   output: Tensor,
   backward: (grad: Tensor) => Gradient[],
+  saved?: readonly Tensor[],
 ): Tensor {
-  record(name, inputs, [output], ([grad]) => backward(grad!));
+  record(name, inputs, [output], ([grad]) => backward(grad!), saved);
   return output;
+}
+
+/**
+ * Runs a part of a model whose intermediate results nobody else sees. Each of them dies in the
+ * backward pass as soon as that has left the operation that made it, and without recording when
+ * `body` ends. `seen` lists the tensors of the value, which live on.
+ */
+export function transient<T>(
+  body: () => T,
+  seen: (value: T) => Iterable<Tensor | null | undefined>,
+): T {
+  if (!enabled) return scope(body);
+  const before = owning;
+  owning = true;
+  try {
+    const value = body();
+    if (!before) for (const tensor of seen(value)) disown(tensor);
+    return value;
+  } finally {
+    owning = before;
+  }
+}
+
+function disown(tensor: Tensor | null | undefined): void {
+  const node = tensor?.edge?.node;
+  if (node?.owned) node.owned = node.owned.filter((owned) => owned !== tensor);
+}
+
+const recipes = new WeakMap<Tensor, () => Tensor>();
+
+/**
+ * Tells how to make y again, bit for bit, out of what its own node has saved. Operations that would
+ * save y (`remembered`) keep the recipe instead, and y may be disposed of (`release`).
+ */
+export function recomputable(y: Tensor, again: () => Tensor): Tensor {
+  if (y.requiresGrad) recipes.set(y, again);
+  return y;
+}
+
+/** What a backward pass needs of its input: call it there, and leave the result to the tape. */
+export function remembered(x: Tensor): () => Tensor {
+  return recipes.get(x) ?? (() => x);
+}
+
+/** Frees an input that all its readers can do without: they do not record, or make it again. */
+export function release(x: Tensor): void {
+  if (!x.requiresGrad || recipes.has(x)) x.dispose();
 }
 
 /** Marks a leaf as one that gradients are wanted for. */
@@ -169,7 +236,8 @@ export function backward(
       const run = node.backward;
       if (!run) throw new GradientError(`backward(): the tape of ${node.name} was used up before`);
       node.backward = undefined;
-      const inner = run(grads);
+      // What a backward pass makes on the way ends with it, not with the scope of the whole step.
+      const inner = scope(() => run(grads));
       // One tensor may be the gradient of several inputs: hold them all before giving any away.
       for (const grad of inner) if (grad) pending.hold(grad);
       node.edges.forEach((target, i) => {
@@ -177,6 +245,7 @@ export function backward(
       });
       for (const grad of inner) if (grad) pending.drop(grad);
       for (const grad of grads) if (grad) pending.drop(grad);
+      for (const tensor of node.owned ?? []) tensor.dispose();
     }
   });
   return leaves;

@@ -3,7 +3,8 @@
 import { join } from "node:path";
 import type { Corpus } from "../data/corpus.ts";
 import { NgramModel } from "../data/ngram.ts";
-import { memory } from "../tensor/index.ts";
+import { gpuFacts } from "../native/gpu.ts";
+import { currentDevice, memory } from "../tensor/index.ts";
 import type { Plot } from "./axes.ts";
 import { readMetrics, series } from "./metrics.ts";
 import { writeSvg } from "./plot.ts";
@@ -51,10 +52,11 @@ export function lossCurve(run: RunFolder, baseline: number | undefined): string 
   return renderTerminal(plot);
 }
 
-/** Most memory that tensors, and the whole process, have taken. */
+/** Most memory that tensors (of the GPU, too, where one is in use) and the process have taken. */
 export function peakMemory(): string {
   const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
   // Kilobytes on Linux.
   const process_ = process.resourceUsage().maxRSS * 1024;
-  return `peak memory: tensors ${mib(memory().peakBytes)}, process ${mib(process_)}`;
+  const gpu = currentDevice() === "cuda" ? `GPU ${mib(gpuFacts().peakBytes)}, ` : "";
+  return `peak memory: ${gpu}tensors ${mib(memory().peakBytes)}, process ${mib(process_)}`;
 }

@@ -19,7 +19,8 @@ pub const Parallel = extern struct {
     /// Scratch memory for the duration of one kernel, 64-byte aligned; null when memory is out.
     /// Only from the calling thread, outside of `each`. Freed by the caller of the kernel.
     scratch: *const fn (owner: *anyopaque, bytes: usize) callconv(.c) ?[*]align(64) u8,
-    /// Workers including the caller; for sizing per-thread scratch only, never to split work.
+    /// Workers including the caller; for sizing per-thread scratch, and for splits that change no
+    /// order of additions.
     threads: u32,
 
     /// Calls `body(context.*, i)` for every i below `count`. Not reentrant; no allocation inside.

@@ -324,6 +324,52 @@ const norms: GradientRow[] = [
     ],
     (t, h, o) => t.headNormGate(h, o, undefined),
   ),
+  ...[true, false].flatMap((center) => [
+    row(
+      "residualNorm",
+      `both results, center ${center}`,
+      [[2, 3, 4], [2, 3, 4], [4], [4]],
+      (t, x, branch, scale, bias) => {
+        const { sum, y } = t.residualNorm(x, branch, scale, { bias, center, eps: 0.1 });
+        return [sum, y];
+      },
+    ),
+    row(
+      "residualNorm",
+      `the norm alone, center ${center}`,
+      [...cube, ...cube],
+      (t, x, branch) => t.residualNorm(x, branch, undefined, { center }).y,
+    ),
+  ]),
+  row(
+    "residualNorm",
+    "the sum alone",
+    [...cube, ...cube, [4]],
+    (t, x, branch, scale) => t.residualNorm(x, branch, scale).sum,
+  ),
+  row("residualNorm", "of a tensor and itself", [...cube, [4]], (t, x, scale) => {
+    const { sum, y } = t.residualNorm(x, x, scale);
+    return [sum, y];
+  }),
+  row("rmsNorm", "made again behind a layer", [[2, 3, 4], [4], [5, 4]], (t, x, scale, w) =>
+    t.linear(t.rmsNorm(x, scale, { recompute: true }), w),
+  ),
+  row(
+    "headNormGate",
+    "made again behind a layer",
+    [[1, 2, 2, 4], [1, 2, 8], [8], [3, 8]],
+    (t, h, o, scale, w) => t.linear(t.headNormGate(h, o, scale, { recompute: true }), w),
+  ),
+  row(
+    "gatedActivation",
+    "made again behind a layer",
+    [
+      [3, 7],
+      [3, 7],
+      [2, 7],
+    ],
+    (t, gate, up, w) => t.linear(t.gatedActivation(gate, up, "swish", { recompute: true }), w),
+  ),
   row("softmax", "last dim", cube, (t, x) => t.softmax(x)),
   row("logSoftmax", "last dim", cube, (t, x) => t.logSoftmax(x)),
 ];

@@ -2,7 +2,7 @@
 
 import { native } from "../../native/library.ts";
 import { Unary } from "../../native/symbols.ts";
-import { recorded } from "../tape.ts";
+import { recomputable, recorded } from "../tape.ts";
 import { result, results, type Tensor } from "../tensor.ts";
 import { unary, type UnaryName } from "./elementwise.ts";
 
@@ -26,14 +26,22 @@ export function unaryActivation(x: Tensor, activation: GateActivation): Tensor {
   return unary(codes[activation], x);
 }
 
-/** act(gate) ⊙ up in one pass; the activation is recomputed in the backward pass. */
-export function gatedActivation(gate: Tensor, up: Tensor, activation: GateActivation): Tensor {
+/**
+ * act(gate) ⊙ up in one pass; the activation is recomputed in the backward pass. With `recompute`,
+ * linear layers on the result make it again there instead of keeping it.
+ */
+export function gatedActivation(
+  gate: Tensor,
+  up: Tensor,
+  activation: GateActivation,
+  options: { recompute?: boolean } = {},
+): Tensor {
+  const name = "gatedActivation";
   const code = Unary[codes[activation]];
-  const y = result(native().xl_gated_activation(gate.handle, up.handle, code), "gatedActivation");
-  return recorded("gatedActivation", [gate, up], y, (dy) =>
-    results(
-      native().xl_gated_activation_backward(dy.handle, gate.handle, up.handle, code),
-      "gatedActivation",
-    ),
-  );
+  const run = () => result(native().xl_gated_activation(gate.handle, up.handle, code), name);
+  const y = recorded(name, [gate, up], run(), (dy) => {
+    const status = native().xl_gated_activation_backward(dy.handle, gate.handle, up.handle, code);
+    return results(status, name);
+  });
+  return options.recompute ? recomputable(y, run) : y;
 }

@@ -4,29 +4,10 @@ import { native } from "../../native/library.ts";
 import type { DType } from "../dtype.ts";
 import { arithmetic } from "../dtype.ts";
 import { ShapeError, shown } from "../errors.ts";
-import { recorded, record } from "../tape.ts";
-import { codeOf, handleOf, result, type Tensor } from "../tensor.ts";
-import { putInts } from "../tensor.ts";
+import { areJoint, jointGradients, product, products } from "../joint.ts";
+import { recorded, record, remembered } from "../tape.ts";
+import { codeOf, putInts, result, type Tensor } from "../tensor.ts";
 import { sumTo } from "./view.ts";
-
-function product(
-  a: Tensor,
-  b: Tensor,
-  transposeA: boolean,
-  transposeB: boolean,
-  bias?: Tensor,
-  dtype?: DType,
-): Tensor {
-  const status = native().xl_matmul(
-    a.handle,
-    b.handle,
-    transposeA ? 1 : 0,
-    transposeB ? 1 : 0,
-    handleOf(bias),
-    dtype ? codeOf(dtype) : -1,
-  );
-  return result(status, "matmul");
-}
 
 /** a [.., M, K] · b [.., K, N] → [.., M, N]; batch dims broadcast. */
 export function matmul(a: Tensor, b: Tensor): Tensor {
@@ -65,30 +46,49 @@ export function linears(
   biases: readonly (Tensor | undefined)[] = [],
   outputs: readonly (DType | undefined)[] = [],
 ): Tensor[] {
-  const ys = weights.map((weight, i) => {
+  const layers = weights.map((weight, i) => {
     if (weight.rank !== 2 || x.rank < 1 || weight.shape[1] !== x.shape.at(-1)) {
       throw new ShapeError(
         `linear: x ${shown(x.shape)} and weight ${shown(weight.shape)}: ` +
           "expected weight [out, in] with in = the last dim of x",
       );
     }
-    return product(x, weight, false, true, biases[i], outputs[i] ?? x.dtype);
+    return { weight, bias: biases[i], dtype: outputs[i] };
   });
+  const ys = products(x, layers);
+  const input = remembered(x);
   record("linear", [x, ...weights, ...biases], ys, (grads) => {
-    const used = grads.flatMap((dy, i) => (dy ? [{ dy, i, weight: weights[i]! }] : []));
-    const handles = used.flatMap(({ dy, weight }) => [dy.handle, weight.handle]);
-    const dx = x.requiresGrad
-      ? [result(native().xl_linear_input_gradient(putInts(handles) / 2, x.handle), "linear")]
-      : [null];
-    const dweights = grads.map((dy, i) =>
-      dy && weights[i]!.requiresGrad ? weightGradient(dy, x, weights[i]!) : null,
-    );
+    const { dx, dweights } = gradients(input(), grads, weights, x.requiresGrad);
     const dbiases = biases.map((bias, i) =>
       bias?.requiresGrad && grads[i] ? columnSums(grads[i]!, bias) : null,
     );
-    return [...dx, ...dweights, ...dbiases];
+    return [dx, ...dweights, ...dbiases];
   });
   return ys;
+}
+
+/** dx, where it is wanted, and the gradients of weights that have one. */
+function gradients(
+  x: Tensor,
+  grads: readonly (Tensor | null | undefined)[],
+  weights: readonly Tensor[],
+  wanted: boolean,
+): { dx: Tensor | null; dweights: (Tensor | null)[] } {
+  const used = weights.flatMap((weight, i) => (grads[i] ? [{ dy: grads[i], weight }] : []));
+  const its = used.map(({ weight }) => weight);
+  const dys = used.map(({ dy }) => dy);
+  if (areJoint(x, its)) {
+    const { dx, dweights } = jointGradients(x, dys, its, wanted);
+    return { dx, dweights: weights.map((_, i) => (grads[i] ? dweights.shift()! : null)) };
+  }
+  const handles = used.flatMap(({ dy, weight }) => [dy.handle, weight.handle]);
+  const dx = wanted
+    ? result(native().xl_linear_input_gradient(putInts(handles) / 2, x.handle), "linear")
+    : null;
+  const dweights = weights.map((weight, i) =>
+    grads[i] && weight.requiresGrad ? weightGradient(grads[i], x, weight) : null,
+  );
+  return { dx, dweights };
 }
 
 /** dW [N, K] = Σ_rows dyᵀ x, in the weight's dtype. */

@@ -2,7 +2,7 @@
 
 import { native } from "../../native/library.ts";
 import { zeros, zerosLike } from "../create.ts";
-import { record } from "../tape.ts";
+import { type Backward, record } from "../tape.ts";
 import { handleOf, putFloats, putInts, result, results, type Tensor } from "../tensor.ts";
 
 export interface MlstmInputs {
@@ -84,17 +84,17 @@ export function mlstm(
   putOptions(options, length);
   const [h, sigma, m, cLast, nLast, mLast] = results(native().xl_mlstm(), "mlstm") as Six;
   m.dispose();
-  record("mlstm", [q, k, v, i, f, initial[0], initial[1]], [h, cLast, nLast], ([dh, dc, dn]) => {
+  const slopes: Backward = ([dh, dc, dn]) => {
     const given = dh ?? zerosLike(h);
     putInts([...all, h, sigma, given, dc, normalized ? dn : undefined].map(handleOf));
     putOptions(options, length);
     const grads = results(native().xl_mlstm_backward(), "mlstm");
     return grads.map((grad, index) => (index < 5 || initial[index - 5] ? grad : null));
-  });
+  };
+  record("mlstm", [q, k, v, i, f, initial[0], initial[1]], [h, cLast, nLast], slopes, [sigma]);
   if (!h.requiresGrad) sigma.dispose();
   if (!options.returnState) {
-    if (!h.requiresGrad) for (const t of [cLast, nLast]) t.dispose();
-    mLast.dispose();
+    for (const last of [cLast, nLast, mLast]) last.dispose();
     return { h, state: undefined };
   }
   const state = {

@@ -1,9 +1,9 @@
 // Norms over the last dim, head norms, softmax. Statistics in f32 (f64 for f64), two-pass variance.
 
 import { native } from "../../native/library.ts";
-import { recorded } from "../tape.ts";
+import { type Backward, recomputable, record, recorded } from "../tape.ts";
 import { handleOf, putInts, result, results, type Tensor } from "../tensor.ts";
-import { reshape } from "./view.ts";
+import { cast, reshape } from "./view.ts";
 
 export interface NormOptions {
   /** Added to the variance. */
@@ -11,7 +11,12 @@ export interface NormOptions {
   bias?: Tensor | undefined;
   /** 1 when the stored scale is w and the factor is 1 + w. */
   scaleOffset?: number;
+  /** Linear layers on the result make it again in their backward pass instead of keeping it. */
+  recompute?: boolean;
 }
+
+/** Picks LayerNorm (true) or RMSNorm. */
+type Centered = NormOptions & { center?: boolean };
 
 /** (x − mean)/√(var + eps)·scale (+ bias) over the last dim. */
 export function layerNorm(x: Tensor, scale?: Tensor, options: NormOptions = {}): Tensor {
@@ -27,11 +32,7 @@ export function rmsNorm(x: Tensor, scale?: Tensor, options: NormOptions = {}): T
  * Norm of each head: h [B, S, NH, DV] → [B, S, NH·DV], statistics over DV, scale [NH·DV]. `center`
  * picks LayerNorm (default) or RMSNorm. kernels.md §9.
  */
-export function headNorm(
-  h: Tensor,
-  scale?: Tensor,
-  options: NormOptions & { center?: boolean } = {},
-): Tensor {
+export function headNorm(h: Tensor, scale?: Tensor, options: Centered = {}): Tensor {
   const groups = h.shape[h.rank - 2]!;
   const flat = reshape(h, [...h.shape.slice(0, -2), groups * h.shape.at(-1)!]);
   return normed("headNorm", flat, scale, { center: true, ...options }, groups);
@@ -41,38 +42,108 @@ function normed(
   name: string,
   x: Tensor,
   scale: Tensor | undefined,
-  options: NormOptions & { center: boolean },
+  options: Centered,
   groups: number,
 ): Tensor {
-  const { eps = 1e-6, bias, scaleOffset = 0 } = options;
-  const center = options.center ? 1 : 0;
+  const outputs = forward(name, x, undefined, scale, options, groups);
+  const [y, mean, rstd] = outputs as [Tensor, Tensor, Tensor];
+  const slopes = (dy: Tensor) => backward(name, { dy, x, mean, rstd }, scale, options, groups);
+  recorded(name, [x, scale, options.bias], y, slopes, [mean, rstd]);
+  return options.recompute ? recomputable(y, () => again(name, x, scale, options, groups)) : y;
+}
+
+/**
+ * sum = x + branch, and y = norm(sum), in one pass: what stands between two branches of a residual
+ * stack. The gradient that arrives at the sum joins that of the norm without being rounded between.
+ */
+export function residualNorm(
+  x: Tensor,
+  branch: Tensor,
+  scale?: Tensor,
+  options: Centered = {},
+): { sum: Tensor; y: Tensor } {
+  const name = "residualNorm";
+  const added = cast(branch, x.dtype);
+  const outputs = forward(name, x, added, scale, options, 1);
+  const [y, mean, rstd, sum] = outputs as [Tensor, Tensor, Tensor, Tensor];
+  const slopes: Backward = ([dsum, dy]) => {
+    if (!dy) return [dsum, dsum, null, null];
+    const [dx, ...rest] = backward(name, { dy, dsum, x: sum, mean, rstd }, scale, options, 1);
+    return [dx, dx, ...rest];
+  };
+  record(name, [x, added, scale, options.bias], [sum, y], slopes, [mean, rstd]);
+  if (options.recompute) recomputable(y, () => again(name, sum, scale, options, 1));
+  return { sum, y };
+}
+
+/** y, mean, rstd and, with a branch, the sum. */
+function forward(
+  name: string,
+  x: Tensor,
+  branch: Tensor | undefined,
+  scale: Tensor | undefined,
+  { eps = 1e-6, bias, scaleOffset = 0, center = true }: Centered,
+  groups: number,
+): Tensor[] {
   const status = native().xl_norm(
     x.handle,
-    0,
+    handleOf(branch),
     handleOf(scale),
     handleOf(bias),
     groups,
-    center,
+    center ? 1 : 0,
     eps,
     scaleOffset,
   );
-  const [y, mean, rstd] = results(status, name);
-  return recorded(name, [x, scale, bias], y!, (dy) => {
-    const status = native().xl_norm_backward(
-      dy.handle,
-      x.handle,
-      handleOf(scale),
-      mean!.handle,
-      rstd!.handle,
-      0,
-      groups,
-      center,
-      bias ? 1 : 0,
-      scaleOffset,
-    );
-    const [dx, dscale, dbias] = results(status, name);
-    return [dx, shapedLike(dscale!, scale), shapedLike(dbias!, bias)];
-  });
+  return results(status, name);
+}
+
+/** y alone. */
+function again(
+  name: string,
+  x: Tensor,
+  scale: Tensor | undefined,
+  options: Centered,
+  groups: number,
+): Tensor {
+  const [y, mean, rstd] = forward(name, x, undefined, scale, options, groups);
+  mean!.dispose();
+  rstd!.dispose();
+  return y!;
+}
+
+interface Saved {
+  readonly dy: Tensor;
+  /** The gradient of a residual sum by other ways than the norm. */
+  readonly dsum?: Tensor | null | undefined;
+  /** What was normalised. */
+  readonly x: Tensor;
+  readonly mean: Tensor;
+  readonly rstd: Tensor;
+}
+
+/** dx, dscale, dbias. */
+function backward(
+  name: string,
+  { dy, dsum, x, mean, rstd }: Saved,
+  scale: Tensor | undefined,
+  { bias, scaleOffset = 0, center = true }: Centered,
+  groups: number,
+): (Tensor | null)[] {
+  const status = native().xl_norm_backward(
+    dy.handle,
+    x.handle,
+    handleOf(scale),
+    mean.handle,
+    rstd.handle,
+    handleOf(dsum),
+    groups,
+    center ? 1 : 0,
+    bias ? 1 : 0,
+    scaleOffset,
+  );
+  const [dx, dscale, dbias] = results(status, name);
+  return [dx!, shapedLike(dscale!, scale), shapedLike(dbias!, bias)];
 }
 
 /** A flat parameter gradient in the parameter's shape; null when there is no such parameter. */
@@ -89,37 +160,27 @@ export function headNormGate(
   h: Tensor,
   o: Tensor,
   scale: Tensor | undefined,
-  options: NormOptions & { center?: boolean } = {},
+  options: Centered = {},
 ): Tensor {
+  const name = "headNormGate";
   const { eps = 1e-6, bias, scaleOffset = 0 } = options;
   const center = (options.center ?? true) ? 1 : 0;
   const groups = h.shape[h.rank - 2]!;
   const flat = reshape(h, [...h.shape.slice(0, -2), groups * h.shape.at(-1)!]);
-  const status = native().xl_head_norm_gate(
-    flat.handle,
-    o.handle,
-    handleOf(scale),
-    handleOf(bias),
-    groups,
-    center,
-    eps,
-    scaleOffset,
-  );
-  const [y, mean, rstd] = results(status, "headNormGate");
-  return recorded("headNormGate", [flat, o, scale, bias], y!, (dy) => {
-    putInts([
-      dy.handle,
-      flat.handle,
-      o.handle,
-      handleOf(scale),
-      handleOf(bias),
-      mean!.handle,
-      rstd!.handle,
-    ]);
+  const run = () => {
+    const given = [flat, o, scale, bias].map(handleOf) as [number, number, number, number];
+    const status = native().xl_head_norm_gate(...given, groups, center, eps, scaleOffset);
+    return results(status, name) as [Tensor, Tensor, Tensor];
+  };
+  const [y, mean, rstd] = run();
+  const slopes = (dy: Tensor) => {
+    putInts([dy, flat, o, scale, bias, mean, rstd].map(handleOf));
     const status = native().xl_head_norm_gate_backward(groups, center, eps, scaleOffset);
-    const [dh, dO, dscale, dbias] = results(status, "headNormGate");
-    return [dh, dO, shapedLike(dscale!, scale), shapedLike(dbias!, bias)];
-  });
+    const [dh, dO, dscale, dbias] = results(status, name);
+    return [dh!, dO!, shapedLike(dscale!, scale), shapedLike(dbias!, bias)];
+  };
+  recorded(name, [flat, o, scale, bias], y, slopes, [mean, rstd]);
+  return options.recompute ? recomputable(y, () => run()[0]) : y;
 }
 
 /** e^x / Σ e^x over the last dim. */

@@ -37,8 +37,8 @@ const k_chunk = 16 * kc;
 const group_elements = 4 << 20;
 /// Columns of B that are too few to pay for packing A.
 const few = 128;
-/// Blocks of C from which on work is even on a few cores.
-const enough_blocks = 24;
+/// Blocks of C per thread from which on work is even.
+const enough_blocks = 3;
 
 pub fn matmul(comptime S: type, parallel: *const Parallel, a: *const args.Matmul) Failure!void {
     if (a.m == 0 or a.n == 0 or a.batch == 0) return;
@@ -156,7 +156,7 @@ fn Chunk(comptime A: type) type {
             if (chunk.depth > 0) {
                 parallel.each(chunk.group * chunk.strips(), @as(*const Self, chunk), packB);
             }
-            chunk.chooseBlocks();
+            chunk.chooseBlocks(enough_blocks * @max(2, parallel.threads));
             parallel.each(
                 chunk.group * chunk.blocksM() * chunk.blocksN(),
                 @as(*const Self, chunk),
@@ -164,9 +164,10 @@ fn Chunk(comptime A: type) type {
             );
         }
 
-        /// As large as the caches take, halved until there are enough blocks for cores to share.
-        /// Only the shape decides.
-        fn chooseBlocks(chunk: *Self) void {
+        /// As large as the caches take, halved until there are `enough` blocks for threads to share:
+        /// the deeper a product, the more a small block reads for what it computes. Bits do not
+        /// depend on the blocks.
+        fn chooseBlocks(chunk: *Self, enough: usize) void {
             const rows = [_]usize{ 12, 6, 4, 2, 1 };
             const columns = [_]usize{ 16, 8, 4, 2 };
             var r: usize = 0;
@@ -174,7 +175,7 @@ fn Chunk(comptime A: type) type {
             while (true) {
                 chunk.mc = rows[r] * T.mr;
                 chunk.nc = columns[c] * T.nr;
-                if (chunk.group * chunk.blocksM() * chunk.blocksN() >= enough_blocks) return;
+                if (chunk.group * chunk.blocksM() * chunk.blocksN() >= enough) return;
                 // Fewer columns cost nothing while rows keep a strip of B in use.
                 const wide = chunk.blocksN() < chunk.strips() and columns[c] > 2 * rows[r];
                 if (wide and c + 1 < columns.len)

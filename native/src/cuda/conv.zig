@@ -33,13 +33,30 @@ pub const plans = .{
     .{ "ConvBackwardPlan", ConvBackwardPlan },
 } ++ headwise.plans;
 
-/// kernels/conv_window.cuh.
+/// kernels/conv_window.cuh, conv_feed.cuh.
 const block_tiles = 8;
 const lanes = 32;
+const together_tokens = 4;
+const groups = 3;
+/// Three rounds of two blocks for each multiprocessor of a large GPU: a fixed number, so that sums
+/// do not depend on the GPU.
+const enough_blocks = 792;
 
 /// Tokens of a tile, from the shape alone: longer ones repeat less, shorter ones fill the chip.
-fn tileOf(length: u64) u64 {
-    return if (length >= 1024) 32 else 16;
+fn tileOf(batch: u64, length: u64, channels: u64, width: u64) u64 {
+    const columns = divCeil(channels / width, lanes);
+    for ([_]u64{ 128, 64, 32 }) |tile| {
+        if (batch * divCeil(length, tile * block_tiles) * columns >= enough_blocks) return tile;
+    }
+    return 16;
+}
+
+/// Places for the tokens on their way, and for the sums of the tiles.
+fn sharedBytes(dtype: DType, inputs: u64, width: u64) u32 {
+    const block_threads = block_tiles * lanes;
+    const sums = block_threads * width * @sizeOf(f32);
+    const places = groups * inputs * together_tokens * block_threads * width * dtype.size();
+    return @intCast(if (width == 1) sums else @max(sums, places));
 }
 
 fn hasWindow(taps: u64) bool {
@@ -61,15 +78,18 @@ fn divCeil(a: u64, b: u64) u64 {
 pub fn convForward(device: *Device, dtype: DType, a: *const args.ConvForward) Error!void {
     const elements = a.batch * a.length * a.channels;
     if (elements > 0 and hasWindow(a.taps)) {
-        const tile = tileOf(a.length);
-        const row_blocks = divCeil(a.length, tile * block_tiles);
-        const plan: ConvForwardPlan = .{ .call = a.*, .tile = tile, .row_blocks = row_blocks };
         const pointers = [_]?*const anyopaque{ a.x, a.state, a.y };
         const width = together(a.channels, &.{a.x_stride}, &pointers);
-        const blocks = a.batch * row_blocks * divCeil(a.channels / width, lanes);
+        const tile = tileOf(a.batch, a.length, a.channels, width);
+        const row_blocks = divCeil(a.length, tile * block_tiles);
+        const plan: ConvForwardPlan = .{ .call = a.*, .tile = tile, .row_blocks = row_blocks };
+        const shape: device_file.Shape = .{
+            .x = a.batch * row_blocks * divCeil(a.channels / width, lanes),
+            .shared = sharedBytes(dtype, 1, width),
+        };
         if (width == 4) {
-            try device.launchFor("conv_forward4", dtype, .{ .x = blocks }, plan);
-        } else try device.launchFor("conv_forward1", dtype, .{ .x = blocks }, plan);
+            try device.launchFor("conv_forward4", dtype, shape, plan);
+        } else try device.launchFor("conv_forward1", dtype, shape, plan);
     } else if (elements > 0) {
         const blocks = device.blocks(elements, 256);
         try device.launchFor("conv_any_forward", dtype, .{ .x = blocks }, a.*);
@@ -80,7 +100,9 @@ pub fn convForward(device: *Device, dtype: DType, a: *const args.ConvForward) Er
 }
 
 pub fn convBackward(device: *Device, dtype: DType, a: *const args.ConvBackward) Error!void {
-    const tile = tileOf(a.length);
+    const pointers = [_]?*const anyopaque{ a.dy, a.x, a.state, a.dlast, a.dx, a.dstate };
+    const width = together(a.channels, &.{ a.x_stride, a.dx_stride }, &pointers);
+    const tile = tileOf(a.batch, a.length, a.channels, width);
     const is_windowed = hasWindow(a.taps) and a.length > 0;
     // Without a window a tile is that of a row of partials: as many tokens as eight warps take.
     const row_blocks = divCeil(a.length, tile * block_tiles);
@@ -94,22 +116,28 @@ pub fn convBackward(device: *Device, dtype: DType, a: *const args.ConvBackward) 
         .slopes = null,
     };
     if (is_windowed) {
-        try launchWindow(device, dtype, &plan);
+        try launchWindow(device, dtype, &plan, width);
     } else try launchAny(device, dtype, &plan);
     const columns = a.channels * a.taps;
     try norm.sumPartials(device, plan.weight_partial, a.dweight, rows, columns);
     try norm.sumPartials(device, plan.bias_partial, a.dbias, rows, a.channels);
 }
 
-fn launchWindow(device: *Device, dtype: DType, plan: *const ConvBackwardPlan) Error!void {
+fn launchWindow(
+    device: *Device,
+    dtype: DType,
+    plan: *const ConvBackwardPlan,
+    width: u64,
+) Error!void {
     const a = &plan.call;
-    const pointers = [_]?*const anyopaque{ a.dy, a.x, a.state, a.dlast, a.dx, a.dstate };
-    const width = together(a.channels, &.{ a.x_stride, a.dx_stride }, &pointers);
-    const blocks = a.batch * plan.row_blocks * divCeil(a.channels / width, lanes);
-    if (blocks == 0) return;
+    const shape: device_file.Shape = .{
+        .x = a.batch * plan.row_blocks * divCeil(a.channels / width, lanes),
+        .shared = sharedBytes(dtype, 2, width),
+    };
+    if (shape.x == 0) return;
     if (width == 4) {
-        try device.launchFor("conv_backward4", dtype, .{ .x = blocks }, plan.*);
-    } else try device.launchFor("conv_backward1", dtype, .{ .x = blocks }, plan.*);
+        try device.launchFor("conv_backward4", dtype, shape, plan.*);
+    } else try device.launchFor("conv_backward1", dtype, shape, plan.*);
 }
 
 fn launchAny(device: *Device, dtype: DType, plan: *ConvBackwardPlan) Error!void {

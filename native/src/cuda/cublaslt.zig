@@ -3,12 +3,18 @@
 //!
 //! The library is column-major: C = A·B of row-major matrices is computed as Cᵀ = Bᵀ·Aᵀ, which
 //! costs nothing. One plan (descriptors and algorithm) per shape is made at its first use and kept.
+//!
+//! The algorithm is the fastest of those that the library proposes, timed once (cublaslt_choice.zig);
+//! inside of a capture nothing can be timed, there the library's first proposal serves for now. None
+//! of them adds in an order that depends on time.
 
 const std = @import("std");
 const library = @import("../runtime/library.zig");
 const status = @import("../abi/status.zig");
 const driver = @import("driver.zig");
+const choice = @import("cublaslt_choice.zig");
 const args = @import("../args.zig");
+const Device = @import("device.zig").Device;
 const DType = @import("../dtype.zig").DType;
 const Error = status.Error;
 
@@ -17,7 +23,7 @@ const Desc = ?*opaque {};
 const Layout = ?*opaque {};
 const Preference = ?*opaque {};
 const Result = c_int;
-const Algorithm = extern struct { data: [8]u64 };
+pub const Algorithm = extern struct { data: [8]u64 };
 const Heuristic = extern struct {
     algorithm: Algorithm,
     workspace: usize,
@@ -38,6 +44,10 @@ const transpose_b = 4;
 const batch_count = 5;
 const batch_offset = 6;
 const max_workspace = 1;
+const reduction_mask = 3;
+/// Parts of a sum along k go to the workspace in f32 and are added by a launch of their own. The
+/// other schemes add in the output as blocks finish, or round the parts to bf16.
+const reduced_apart: u32 = 2;
 const first_alignment = 5; // of A, then B, C, D
 
 /// What cuBLASLt recommends for Hopper.
@@ -77,6 +87,16 @@ const Api = struct {
         [*]Heuristic,
         *c_int,
     ) callconv(.c) Result,
+    MatmulAlgoCheck: *const fn (
+        Handle,
+        Desc,
+        Layout,
+        Layout,
+        Layout,
+        Layout,
+        *const Algorithm,
+        *Heuristic,
+    ) callconv(.c) Result,
     Matmul: *const fn (
         Handle,
         Desc,
@@ -98,7 +118,7 @@ const Api = struct {
 };
 
 /// Everything that the choice of an algorithm depends on.
-const Key = extern struct {
+pub const Key = extern struct {
     m: u64,
     n: u64,
     k: u64,
@@ -117,14 +137,18 @@ const Key = extern struct {
     accumulate: u32,
 };
 
-const Plan = struct {
+pub const Plan = struct {
     desc: Desc,
     a: Layout,
     b: Layout,
     c: Layout,
-    /// The best first.
+    /// The library's favourite first.
     candidates: [8]Heuristic,
     count: usize,
+    /// Of the candidates, or from an earlier process.
+    algorithm: Algorithm,
+    /// Whether `algorithm` stays.
+    is_final: bool,
 };
 
 pub const Lt = struct {
@@ -134,6 +158,7 @@ pub const Lt = struct {
     version: u64,
     workspace: driver.Pointer,
     plans: std.AutoHashMapUnmanaged(Key, Plan) = .empty,
+    choices: choice.Choices = .{},
 
     pub fn open(gpa: std.mem.Allocator, path: [*:0]const u8, workspace: driver.Pointer) Error!Lt {
         const opened = switch (library.open(path)) {
@@ -167,61 +192,82 @@ pub const Lt = struct {
         return a.batch <= std.math.maxInt(i32);
     }
 
-    pub fn multiply(lt: *Lt, stream: driver.Stream, a: *const args.matmul.Matmul) Error!void {
-        const found = try lt.find(a);
+    pub fn multiply(lt: *Lt, device: *Device, a: *const args.matmul.Matmul) Error!void {
+        const key = keyOf(a);
+        const plan = try lt.find(&key);
+        if (!plan.is_final) try choice.settle(lt, device, &key, plan, a);
+        try check(lt.launch(device.stream, plan, &plan.algorithm, a, a.c), "cublasLtMatmul");
+    }
+
+    /// The product with any of the plan's algorithms, into `c`.
+    pub fn launch(
+        lt: *Lt,
+        stream: driver.Stream,
+        plan: *const Plan,
+        algorithm: *const Algorithm,
+        a: *const args.matmul.Matmul,
+        c: *anyopaque,
+    ) Result {
         const alpha: f32 = @floatCast(a.alpha);
         const beta: f32 = if (a.accumulate != 0) 1 else 0;
-        try check(lt.api.Matmul(
+        return lt.api.Matmul(
             lt.handle,
-            found.desc,
+            plan.desc,
             &alpha,
             a.b,
-            found.b,
+            plan.b,
             a.a,
-            found.a,
+            plan.a,
             &beta,
-            a.c,
-            found.c,
-            a.c,
-            found.c,
-            &found.candidates[0].algorithm,
+            c,
+            plan.c,
+            c,
+            plan.c,
+            algorithm,
             @ptrFromInt(lt.workspace),
             workspace_bytes,
             stream,
-        ), "cublasLtMatmul");
+        );
     }
 
-    fn find(lt: *Lt, a: *const args.matmul.Matmul) Error!*Plan {
-        const left = leading(a.a_row_stride, a.a_column_stride, a.m, a.k).?;
-        const right = leading(a.b_row_stride, a.b_column_stride, a.k, a.n).?;
-        const key: Key = .{
-            .m = a.m,
-            .n = a.n,
-            .k = a.k,
-            .batch = a.batch,
-            .a_ld = left.ld,
-            .b_ld = right.ld,
-            .c_ld = a.c_row_stride,
-            .a_batch = a.a_batch_stride,
-            .b_batch = a.b_batch_stride,
-            .c_batch = a.c_batch_stride,
-            .input = a.a_dtype,
-            .output = a.c_dtype,
-            .a_transposed = @intFromBool(left.transposed),
-            .b_transposed = @intFromBool(right.transposed),
-            .alignment = alignmentOf(a),
-            .accumulate = a.accumulate,
-        };
-        const entry = try lt.plans.getOrPut(lt.gpa, key);
-        if (!entry.found_existing) entry.value_ptr.* = lt.plan(&key) catch |err| {
+    /// Whether the library runs the product with an algorithm of an earlier process.
+    fn accepts(lt: *Lt, plan: *const Plan, algorithm: *const Algorithm) bool {
+        var found: Heuristic = undefined;
+        const result = lt.api.MatmulAlgoCheck(
+            lt.handle,
+            plan.desc,
+            plan.b,
+            plan.a,
+            plan.c,
+            plan.c,
+            algorithm,
+            &found,
+        );
+        return result == 0 and found.state == 0 and found.workspace <= workspace_bytes;
+    }
+
+    fn find(lt: *Lt, key: *const Key) Error!*Plan {
+        const entry = try lt.plans.getOrPut(lt.gpa, key.*);
+        if (!entry.found_existing) entry.value_ptr.* = lt.makePlan(key) catch |err| {
             lt.plans.removeByPtr(entry.key_ptr);
             return err;
         };
         return entry.value_ptr;
     }
 
-    /// Operands are swapped: the library's A is our B.
-    fn plan(lt: *Lt, key: *const Key) Error!Plan {
+    fn makePlan(lt: *Lt, key: *const Key) Error!Plan {
+        var made = try lt.propose(key);
+        made.algorithm = made.candidates[0].algorithm;
+        made.is_final = false;
+        const earlier = lt.choices.known.getPtr(key.*) orelse return made;
+        if (!lt.accepts(&made, earlier)) return made;
+        made.algorithm = earlier.*;
+        made.is_final = true;
+        return made;
+    }
+
+    /// Descriptors and candidates. Operands are swapped: the library's A is our B.
+    fn propose(lt: *Lt, key: *const Key) Error!Plan {
         const api = &lt.api;
         var made: Plan = undefined;
         try check(api.MatmulDescCreate(&made.desc, compute32, real32), "matmul descriptor");
@@ -250,6 +296,7 @@ pub const Lt = struct {
         const most: u64 = workspace_bytes;
         const set = api.MatmulPreferenceSetAttribute;
         try check(set(preference, max_workspace, &most, 8), "workspace");
+        try check(set(preference, reduction_mask, &reduced_apart, 4), "reduction scheme");
         for (first_alignment..first_alignment + 4) |attribute| try check(
             set(preference, @intCast(attribute), &key.alignment, 4),
             "alignment",
@@ -304,6 +351,29 @@ pub const Lt = struct {
         return made;
     }
 };
+
+fn keyOf(a: *const args.matmul.Matmul) Key {
+    const left = leading(a.a_row_stride, a.a_column_stride, a.m, a.k).?;
+    const right = leading(a.b_row_stride, a.b_column_stride, a.k, a.n).?;
+    return .{
+        .m = a.m,
+        .n = a.n,
+        .k = a.k,
+        .batch = a.batch,
+        .a_ld = left.ld,
+        .b_ld = right.ld,
+        .c_ld = a.c_row_stride,
+        .a_batch = a.a_batch_stride,
+        .b_batch = a.b_batch_stride,
+        .c_batch = a.c_batch_stride,
+        .input = a.a_dtype,
+        .output = a.c_dtype,
+        .a_transposed = @intFromBool(left.transposed),
+        .b_transposed = @intFromBool(right.transposed),
+        .alignment = alignmentOf(a),
+        .accumulate = a.accumulate,
+    };
+}
 
 /// The largest power of two up to 256 that divides every address.
 fn alignmentOf(a: *const args.matmul.Matmul) u32 {

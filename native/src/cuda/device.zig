@@ -289,6 +289,12 @@ pub const Device = struct {
         return device.api.check(device.api.StreamSynchronize(device.stream), what);
     }
 
+    /// Waits for everything, and raises what kernels have reported.
+    pub fn synchronize(device: *Device) Error!void {
+        try device.wait("synchronize");
+        try device.raise();
+    }
+
     /// Fails when a kernel has met an index outside of its table since the last call.
     fn raise(device: *Device) Error!void {
         var fault: Fault = undefined;

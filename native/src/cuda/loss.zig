@@ -4,12 +4,13 @@
 //!     dhidden = dr·weight;  dweight += drᵀ·hidden
 //!
 //! Logits are of the storage type, as in a head computed apart. Chunks follow from the shape alone
-//! and are added to dweight in their order.
+//! and are added to dweight in their order; every chunk costs one reading and writing of dweight.
+//! An f32 weight is rounded once for all products of the call.
 
 const std = @import("std");
 const args = @import("../args/loss.zig");
 const Matmul = @import("../args/matmul.zig").Matmul;
-const matmul = @import("matmul.zig").matmul;
+const products = @import("matmul.zig");
 const status = @import("../abi/status.zig");
 const DType = @import("../dtype.zig").DType;
 const device_file = @import("device.zig");
@@ -100,6 +101,22 @@ fn finish(device: *Device, scratch: Results, a: anytype) Error!void {
     });
 }
 
+/// Before the row in shared memory: losses::Shared.
+const held_head = 1024;
+/// Rows up to here are held twice by a multiprocessor of 228 KB.
+const longest_held = 112 << 10;
+
+/// With gradients a row is read once where it fits in shared memory.
+fn launchRows(device: *Device, dtype: DType, rows: u64, plan: LossRows) Error!void {
+    var shape = rowShape(rows, plan.vocab);
+    const bytes = held_head + std.mem.alignForward(u64, plan.vocab * dtype.size(), 16);
+    const most: u64 = @intCast(device.facts.shared_bytes);
+    if (plan.dlogits == null or bytes > @min(most, longest_held))
+        return device.launchFor("loss_rows", dtype, shape, plan);
+    shape.shared = @intCast(bytes);
+    return device.launchFor("loss_held", dtype, shape, plan);
+}
+
 pub fn crossEntropyForward(
     device: *Device,
     dtype: DType,
@@ -124,7 +141,7 @@ pub fn crossEntropyForward(
             .z_loss = a.z_loss,
             .grad_scale = 1,
         };
-        try device.launchFor("loss_rows", dtype, rowShape(a.rows, a.vocab), plan);
+        try launchRows(device, dtype, a.rows, plan);
     }
     try finish(device, scratch, a);
 }
@@ -138,16 +155,19 @@ pub fn crossEntropyBackward(
     try device.launchFor("loss_backward", dtype, rowShape(a.rows, a.vocab), a.*);
 }
 
-/// Memory of one chunk of logits at most.
-const chunk_bytes = 64 << 20;
+/// Memory of one chunk of logits at most, also as a part of the device's.
+const chunk_bytes = 512 << 20;
+const chunk_part = 64;
 /// Chunks hold a multiple of this many rows, and at least one such step: what the products need to
 /// fill their tiles.
-const row_step = 64;
+const row_step = 128;
 
-/// Rows of logits held at a time.
-fn chunkRows(rows: u64, row_bytes: u64) u64 {
-    const fit = chunk_bytes / row_bytes / row_step * row_step;
-    return @min(rows, @max(fit, row_step));
+/// Rows of logits held at a time: equal chunks, as few as `most` bytes allow.
+fn chunkRows(rows: u64, row_bytes: u64, most: u64) u64 {
+    const fit = @max(most / row_bytes, row_step);
+    const chunks = @max(1, std.math.divCeil(u64, rows, fit) catch unreachable);
+    const equal = std.math.divCeil(u64, rows, chunks) catch unreachable;
+    return @min(rows, std.mem.alignForward(u64, equal, row_step));
 }
 
 pub fn linearCrossEntropy(
@@ -160,14 +180,22 @@ pub fn linearCrossEntropy(
     const scratch = try results(device, a.rows);
     // Rows of 16 bytes' multiples keep wide loads aligned for every vocabulary.
     const stride = std.mem.alignForward(u64, a.vocab, 16 / dtype.size());
-    const chunk = chunkRows(a.rows, stride * dtype.size());
+    const most = @min(chunk_bytes, device.facts.total_bytes / chunk_part);
+    const chunk = chunkRows(a.rows, stride * dtype.size(), most);
     const is_masked = a.mask != null or a.weights != null;
+    const weight_dtype: DType = @fromBackingInt(a.weight_dtype);
+    const rounded = if (dtype == .bf16 and weight_dtype == .f32)
+        try products.roundedFor(device, chunk, a.weight, a.vocab * a.width)
+    else
+        null;
     const head: Head = .{
         .device = device,
         .dtype = dtype,
         .a = a,
         .scratch = scratch,
         .stride = stride,
+        .weight = rounded orelse a.weight,
+        .weight_dtype = if (rounded == null) weight_dtype else .bf16,
         .logits = try device.temporary(@max(1, chunk * stride) * dtype.size()),
         .kept = if (is_masked)
             try device.temporary(@max(1, chunk * a.width) * dtype.size())
@@ -186,6 +214,8 @@ const Head = struct {
     a: *const args.LinearCrossEntropy,
     scratch: Results,
     stride: u64, // of the rows of logits
+    weight: *const anyopaque, // [vocab, width]
+    weight_dtype: DType,
     logits: *anyopaque, // one chunk
     kept: ?*anyopaque, // hidden states of the chunk, zeros where not valid
 
@@ -201,8 +231,8 @@ const Head = struct {
         const a = head.a;
         const hidden = try head.hiddenOf(first, rows);
         try head.product(.{ .of = hidden, .dtype = head.dtype, .row = a.width, .column = 1 }, .{
-            .of = a.weight,
-            .dtype = @fromBackingInt(a.weight_dtype),
+            .of = head.weight,
+            .dtype = head.weight_dtype,
             .row = 1,
             .column = a.width,
         }, .{
@@ -219,8 +249,8 @@ const Head = struct {
                 .row = head.stride,
                 .column = 1,
             }, .{
-                .of = a.weight,
-                .dtype = @fromBackingInt(a.weight_dtype),
+                .of = head.weight,
+                .dtype = head.weight_dtype,
                 .row = a.width,
                 .column = 1,
             }, .{
@@ -265,7 +295,7 @@ const Head = struct {
     fn losses(head: Head, first: u64, rows: u64) Error!void {
         const a = head.a;
         const wants_gradient = a.dhidden != null or a.dweight != null;
-        try head.device.launchFor("loss_rows", head.dtype, rowShape(rows, a.vocab), LossRows{
+        try launchRows(head.device, head.dtype, rows, .{
             .logits = head.logits,
             .dlogits = if (wants_gradient) head.logits else null,
             .targets = movedConst(a.targets, first * @sizeOf(i32)),
@@ -313,7 +343,7 @@ const Head = struct {
             .c_dtype = @backingInt(c.dtype),
             .accumulate = @intFromBool(c.accumulate),
         };
-        try matmul(head.device, .f32, &call);
+        try products.matmul(head.device, .f32, &call);
     }
 };
 

@@ -38,7 +38,7 @@ pub fn matmul(device: *Device, dtype: DType, a: *const Matmul) Error!void {
     if (device.lt) |*lt| {
         var narrow = a.*;
         if (a.a_dtype != a.b_dtype) try toBf16(device, &narrow);
-        if (Lt.fits(&narrow)) return lt.multiply(device.stream, &narrow);
+        if (Lt.fits(&narrow)) return lt.multiply(device, &narrow);
     }
     const m = (a.m + tile - 1) / tile;
     const n = (a.n + tile - 1) / tile;
@@ -112,6 +112,18 @@ fn toBf16(device: *Device, a: *Matmul) Error!void {
         a.b = try rounded(device, a.b, span);
         a.b_dtype = bf16_code;
     }
+}
+
+/// The f32 weight as every product of `rows` bf16 rows with it would round it: for callers that
+/// make many. null where the products take it as it is.
+pub fn roundedFor(
+    device: *Device,
+    rows: u64,
+    weight: *const anyopaque,
+    count: u64,
+) Error!?*const anyopaque {
+    if (device.lt == null or rows <= most_skinny or count == 0) return null;
+    return try rounded(device, weight, count);
 }
 
 /// Elements from the first to the last; null when more than half of them are gaps.

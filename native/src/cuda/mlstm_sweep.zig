@@ -83,8 +83,7 @@ pub fn forward(device: *Device, a: *const args.MlstmForward) Error!void {
 
 /// dV comes last: dc0 may be dc_last, which dK reads.
 pub fn backward(device: *Device, a: *const args.MlstmBackward) Error!void {
-    var r: Run(args.MlstmBackward) = try .start(device, a, launches.record_floats);
-    r.reversed = try array(device, f32, r.units * r.chunks * launches.record_floats);
+    const r: Run(args.MlstmBackward) = try .start(device, a, launches.record_floats);
     var gates = try r.gates();
     if (launches.normalizes(a)) gates.sigma = @ptrCast(@alignCast(a.sigma));
     try r.launchGates(gates);
@@ -140,7 +139,6 @@ fn gradientOfKeys(r: *const Backward, dh: launches.Operand, columns: [*]f32) Err
     s.o = try r.map(r.contiguous(a.dk, a.width_qk), 1, finished(a));
     s.x = try r.map(keysOf(a), 1, finished(a));
     s.dots = columns;
-    s.records = r.reversed.?;
     s.state_in = @ptrCast(@alignCast(a.dc_last));
     try r.launchSweep(.dk, s);
 }
@@ -153,7 +151,6 @@ fn gradientOfValues(r: *const Backward, dh: launches.Operand) Error!void {
     s.v = try r.map(dh, 1, 64);
     s.o = try r.map(r.contiguous(a.dv, a.width_v), 1, 64);
     s.x = s.o;
-    s.records = r.reversed.?;
     s.state_in = @ptrCast(@alignCast(a.dc_last));
     s.state_out = @ptrCast(@alignCast(a.dc0));
     try r.launchSweep(.dv, s);
@@ -173,7 +170,6 @@ fn gateGradients(
 ) Error!void {
     const a = r.a;
     const device = r.device;
-    const tiles = launches.blocksOf(a.length, launches.tile_tokens);
     const parts: u32 = @intCast(launches.blocksOf(a.width_qk, 64));
     var tails: ?[*]f64 = null;
     if (state) |last| {
@@ -192,7 +188,7 @@ fn gateGradients(
         .lengths = gates.lengths,
         .rows = rows,
         .columns = columns,
-        .tiles = try array(device, f64, 2 * r.units * tiles),
+        .tiles = try array(device, f64, 2 * r.units * r.chunks),
         .tails = tails,
         .di = @ptrCast(@alignCast(a.di)),
         .df = @ptrCast(@alignCast(a.df)),
@@ -200,8 +196,8 @@ fn gateGradients(
         .row_parts = parts,
         .column_parts = parts,
     };
-    try device.launch("mlstm_gate_sums", .{ .x = r.units * tiles }, g);
-    try device.launch("mlstm_gate_gradients", .{ .x = r.units * tiles }, g);
+    try device.launch("mlstm_gate_sums", .{ .x = r.gateBlocks() }, g);
+    try device.launch("mlstm_gate_gradients", .{ .x = r.gateBlocks() }, g);
 }
 
 fn queries(a: anytype) launches.Operand {

@@ -60,7 +60,6 @@ pub const MlstmGates = extern struct {
     sigma: ?[*]const f32 = null,
     summaries: [*]f64,
     records: [*]f32,
-    reversed: ?[*]f32 = null,
     m: ?[*]f32 = null,
     m_last: ?[*]f32 = null,
     sigma_out: ?[*]f32 = null,
@@ -103,12 +102,12 @@ const MlstmClearRows = extern struct {
 
 comptime {
     std.debug.assert(@sizeOf(MlstmSweep) == 768);
-    std.debug.assert(@sizeOf(MlstmGates) == 160);
+    std.debug.assert(@sizeOf(MlstmGates) == 152);
     std.debug.assert(@sizeOf(MlstmGateGradient) == 128);
 }
 
 pub const chunk = 64;
-pub const tile_tokens = 256; // of the gate gradients
+const gate_heads = 8; // of a block of the gate kernels
 pub const record_floats = 6 * chunk + 4;
 pub const record_floats_norm = record_floats + chunk;
 
@@ -138,7 +137,7 @@ const variants = [_]Variant{
     .{ .key = 128, .kind = .dk, .threads = 384, .shared = 188416 },
     .{ .key = 192, .kind = .dq, .threads = 512, .shared = 188416 },
     .{ .key = 192, .kind = .dk, .threads = 512, .shared = 188416 },
-    .{ .key = 256, .kind = .norm, .threads = 512, .shared = 224256 },
+    .{ .key = 256, .kind = .norm, .threads = 512, .shared = 227328 },
     .{ .key = 256, .kind = .plain, .threads = 512, .shared = 227328 },
     .{ .key = 256, .kind = .dv, .threads = 512, .shared = 227328 },
     .{ .key = 256, .kind = .dq, .threads = 512, .shared = 229376 },
@@ -162,7 +161,6 @@ pub fn Run(comptime A: type) type {
         chunks: u64,
         units: u64,
         records: [*]f32,
-        reversed: ?[*]f32 = null,
 
         const Self = @This();
 
@@ -211,7 +209,6 @@ pub fn Run(comptime A: type) type {
                 .lengths = r.lengths(),
                 .summaries = try array(r.device, f64, 2 * r.units * r.chunks),
                 .records = r.records,
-                .reversed = r.reversed,
                 .scale = 1 / @sqrt(@as(f64, @floatFromInt(r.a.width_qk))),
                 .eps = r.a.eps,
                 .reset_value = r.a.reset_value,
@@ -219,8 +216,12 @@ pub fn Run(comptime A: type) type {
             };
         }
 
+        pub fn gateBlocks(r: *const Self) u64 {
+            return r.a.batch * r.chunks * blocksOf(r.a.heads, gate_heads);
+        }
+
         pub fn launchGates(r: *const Self, g: MlstmGates) Error!void {
-            const blocks = r.a.batch * r.chunks;
+            const blocks = r.gateBlocks();
             if (r.a.input_gate == args.input_gate.exp)
                 try r.device.launch("mlstm_gates_summaries", .{ .x = blocks }, g);
             try r.device.launch("mlstm_gates_records", .{ .x = blocks }, g);

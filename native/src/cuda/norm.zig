@@ -2,10 +2,13 @@
 
 const std = @import("std");
 const args = @import("../args/norm.zig");
+const norm_stream = @import("norm_stream.zig");
 const status = @import("../abi/status.zig");
 const DType = @import("../dtype.zig").DType;
 const device_file = @import("device.zig");
 const Device = device_file.Device;
+const Call = norm_stream.Call;
+const Stream = norm_stream.Stream;
 const Error = status.Error;
 
 /// Backward pass with its scratch: a block of `per_block` rows fills one row of partials.
@@ -69,7 +72,7 @@ pub fn sumPartials(
     columns: u64,
 ) Error!void {
     if (out == null or columns == 0) return;
-    try device.launch("partial_sum", .{ .x = divCeil(columns, 32) }, PartialSum{
+    try device.launch("partial_sum", .{ .x = divCeil(columns, 32), .threads = 1024 }, PartialSum{
         .partial = partial.?,
         .out = out.?,
         .rows = blocks,
@@ -84,8 +87,16 @@ fn linesShape(device: *const Device, lines: u64, width: u64) device_file.Shape {
 }
 
 pub fn normForward(device: *Device, dtype: DType, a: *const args.NormForward) Error!void {
-    const shape = linesShape(device, a.rows * a.groups, a.width);
-    try device.launchFor("norm_forward", dtype, shape, a.*);
+    const pointers = [_]?*const anyopaque{ a.x, a.residual, a.scale, a.bias, a.y, a.sum };
+    try forward(device, "norm_forward", a, .{
+        .dtype = dtype,
+        .inputs = 2,
+        .rows = a.rows,
+        .groups = a.groups,
+        .width = a.width,
+        .strides = &.{},
+        .pointers = &pointers,
+    });
 }
 
 pub fn headNormGateForward(
@@ -93,12 +104,41 @@ pub fn headNormGateForward(
     dtype: DType,
     a: *const args.HeadNormGateForward,
 ) Error!void {
-    const shape = linesShape(device, a.rows * a.groups, a.width);
-    try device.launchFor("head_norm_gate_forward", dtype, shape, a.*);
+    const pointers = [_]?*const anyopaque{ a.h, a.o, a.scale, a.bias, a.y };
+    try forward(device, "head_norm_gate_forward", a, .{
+        .dtype = dtype,
+        .inputs = 2,
+        .rows = a.rows,
+        .groups = a.groups,
+        .width = a.width,
+        .strides = &.{a.o_stride},
+        .pointers = &pointers,
+    });
+}
+
+fn forward(device: *Device, comptime name: []const u8, a: anytype, call: Call) Error!void {
+    const stream = Stream.of(device, call) orelse {
+        const shape = linesShape(device, a.rows * a.groups, a.width);
+        return device.launchFor(name, call.dtype, shape, a.*);
+    };
+    const shape = stream.forwardShape(device, a.rows);
+    switch (stream.values) {
+        8 => try device.launchFor(name ++ "8", call.dtype, shape, a.*),
+        else => try device.launchFor(name ++ "16", call.dtype, shape, a.*),
+    }
 }
 
 pub fn normBackward(device: *Device, dtype: DType, a: *const args.NormBackward) Error!void {
-    try backward(device, "norm_backward", NormBackwardPlan, dtype, a);
+    const pointers = [_]?*const anyopaque{ a.dy, a.x, a.scale, a.dsum, a.dx };
+    try backward(device, "norm_backward", NormBackwardPlan, a, .{
+        .dtype = dtype,
+        .inputs = 3,
+        .rows = a.rows,
+        .groups = a.groups,
+        .width = a.width,
+        .strides = &.{},
+        .pointers = &pointers,
+    });
 }
 
 pub fn headNormGateBackward(
@@ -106,18 +146,29 @@ pub fn headNormGateBackward(
     dtype: DType,
     a: *const args.HeadNormGateBackward,
 ) Error!void {
-    try backward(device, "head_norm_gate_backward", HeadNormGateBackwardPlan, dtype, a);
+    const pointers = [_]?*const anyopaque{ a.dy, a.h, a.o, a.scale, a.bias, a.dh, a.do };
+    try backward(device, "head_norm_gate_backward", HeadNormGateBackwardPlan, a, .{
+        .dtype = dtype,
+        .inputs = 3,
+        .rows = a.rows,
+        .groups = a.groups,
+        .width = a.width,
+        .strides = &.{ a.o_stride, a.do_stride },
+        .pointers = &pointers,
+    });
 }
 
 fn backward(
     device: *Device,
     comptime name: []const u8,
     comptime Plan: type,
-    dtype: DType,
     a: anytype,
+    call: Call,
 ) Error!void {
     const columns = a.groups * a.width;
-    const per_block = rowsPerBlock(a.rows, columns);
+    const chosen = Stream.of(device, call);
+    const per_block =
+        if (chosen) |stream| stream.rowsPerBlock(a.rows) else rowsPerBlock(a.rows, columns);
     const blocks = divCeil(a.rows, per_block);
     const plan: Plan = .{
         .call = a.*,
@@ -125,7 +176,16 @@ fn backward(
         .bias_partial = try partials(device, a.dbias, blocks, columns),
         .per_block = per_block,
     };
-    if (blocks > 0) try device.launchFor(name, dtype, .{ .x = blocks * a.groups }, plan);
+    if (blocks > 0) {
+        if (chosen) |stream| {
+            var shape = stream.shape;
+            shape.x = blocks * stream.chunks;
+            switch (stream.values) {
+                8 => try device.launchFor(name ++ "8", call.dtype, shape, plan),
+                else => try device.launchFor(name ++ "16", call.dtype, shape, plan),
+            }
+        } else try device.launchFor(name, call.dtype, .{ .x = blocks * a.groups }, plan);
+    }
     try sumPartials(device, plan.scale_partial, a.dscale, blocks, columns);
     try sumPartials(device, plan.bias_partial, a.dbias, blocks, columns);
 }

@@ -76,35 +76,48 @@ template <typename S, int n> DEVICE void add_scanning(const AddPlan& a) {
   columns.store();
 }
 
-/// First place after `place` with a larger index.
-DEVICE uint64_t end_of_equals(const AddPlan& a, int32_t index, uint64_t place) {
-  const int32_t* order = static_cast<const int32_t*>(a.order);
-  const int32_t* indices = static_cast<const int32_t*>(a.indices);
-  uint64_t low = place, high = a.selected;
-  while (high - low > 1) {
-    const uint64_t middle = (low + high) / 2;
-    if (indices[order[middle]] == index) low = middle;
-    else high = middle;
+/// A place of the order: its position, and the index there; −1 outside of the list.
+struct Place {
+  int32_t position, index;
+
+  DEVICE Place(const AddPlan& a, uint64_t place) {
+    const bool is_inside = place < a.selected;
+    position = is_inside ? static_cast<const int32_t*>(a.order)[place] : 0;
+    index = is_inside ? static_cast<const int32_t*>(a.indices)[position] : -1;
   }
-  return high;
+};
+
+/// Adds the equals of `index` from the warp's lane `lane` on, whose places follow each other. Returns
+/// whether the last lane is one of them, so that more may follow.
+template <typename S, int n>
+DEVICE bool add_equals(AddColumns<S, n>& columns, const Place& near, int32_t index, int lane) {
+  const unsigned others = ~(__ballot_sync(full_mask, near.index == index) >> lane);
+  const int end = others == 0 ? warp_size : min(lane + __ffs((int)others) - 1, warp_size);
+  // Independent loads: the sum alone is a chain.
+#pragma unroll 8
+  for (; lane < end; lane++) {
+    const int32_t position = __shfl_sync(full_mask, near.position, lane);
+    if (columns.is_used) columns.add((uint64_t)position);
+  }
+  return end == warp_size;
 }
 
 /// Sorted lists: block = place in the order × tile of columns; the first place of an index owns it.
+/// A warp looks at 32 places at once, one before its own first: two loads after each other, where a
+/// search for the last equal would be thirty.
 template <typename S, int n> DEVICE void add_sorted(const AddPlan& a) {
-  const int32_t* order = static_cast<const int32_t*>(a.order);
-  const int32_t* indices = static_cast<const int32_t*>(a.indices);
+  const int lane = threadIdx.x % warp_size;
   const uint64_t blocks = a.selected * a.tiles;
   for (uint64_t i = blockIdx.x; i < blocks; i += gridDim.x) {
     const uint64_t place = quotient(i, a.tiles), tile = i - place * a.tiles;
-    const int32_t index = indices[order[place]];
-    if (index < 0 || (uint64_t)index >= a.count) continue;
-    if (place > 0 && indices[order[place - 1]] == index) continue;
+    Place near(a, place - 1 + lane);
+    const int32_t before = __shfl_sync(full_mask, near.index, 0);
+    const int32_t index = __shfl_sync(full_mask, near.index, 1);
+    if (index < 0 || (uint64_t)index >= a.count || before == index) continue;
     AddColumns<S, n> columns(a, (uint64_t)index, tile * blockDim.x + threadIdx.x);
-    if (!columns.is_used) continue;
-    const uint64_t end = end_of_equals(a, index, place);
-    // Independent loads: the sum alone is a chain.
-#pragma unroll 8
-    for (uint64_t s = place; s < end; s++) columns.add(order[s]);
+    uint64_t next = place - 1 + warp_size;
+    for (int first = 1; add_equals(columns, near, index, first); first = 0, next += warp_size)
+      near = Place(a, next + lane);
     columns.store();
   }
 }
@@ -180,10 +193,16 @@ KERNEL(1024, sort_scan, SortPlan) {
     __syncthreads();
   }
   uint32_t before = sums[threadIdx.x] - sum;
-  for (uint64_t i = low; i < high; i++) {
-    const uint32_t count = counts[i];
-    counts[i] = before;
-    before += count;
+  constexpr int batch = 8;  // loads that do not wait for the stores before them
+  for (uint64_t first = low; first < high; first += batch) {
+    uint32_t count[batch];
+#pragma unroll
+    for (int j = 0; j < batch; j++) count[j] = first + j < high ? counts[first + j] : 0;
+#pragma unroll
+    for (int j = 0; j < batch; j++) {
+      if (first + j < high) counts[first + j] = before;
+      before += count[j];
+    }
   }
 }
 

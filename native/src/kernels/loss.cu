@@ -5,12 +5,16 @@
 //
 // logits [rows, vocab] of f32 or bf16, a block per row, one pass; statistics in f32, per row in
 // f64. Floor per logit: one load forward, a load and a store backward; the fused head (loss.zig)
-// loads, loads again from cache and stores. The sums over rows are those of one block in f64: a
-// thread takes every 512th row in order, then a fixed tree.
+// loads and stores once where a row fits in shared memory (loss_held_*), else it loads twice.
+// The sums over rows are those of one block in f64: a thread takes every 512th row in order, then
+// a fixed tree.
 // Equals cpu/loss.zig, cpu/loss_linear.zig and reference/loss.zig.
 #include "loss_row.cuh"
 
 using losses::most_threads;
+
+/// Blocks have 512 threads; room for 1024 lets two of them run on a multiprocessor.
+constexpr int register_bound = 2 * most_threads;
 
 namespace losses {
 
@@ -38,30 +42,50 @@ DEVICE void finish_row(const LossRows& a, uint64_t row, double w, const Part& pa
   shared.own = (float)(k * (1 - a.label_smoothing));
 }
 
-/// One row a block: its loss and, where `dlogits` is given, its gradient.
-template <typename S> DEVICE void row(const LossRows& a) {
-  __shared__ Shared shared;
-  const uint64_t row = blockIdx.x;
+/// Loss and, where `dlogits` is given, gradient of a row whose target is valid.
+template <bool plain, typename S>
+DEVICE void valid_row(const LossRows& a, uint64_t row, float w, unsigned target, S* held,
+                      Shared& shared) {
   const S* r = (const S*)a.logits + row * a.stride;
+  const Cap cap(a.soft_cap);
+  const Seen seen = {target, to_float(r[target])};
+  const Part part = join_parts(gather_row<plain>(r, held, a.vocab, cap, seen), shared);
+  if (threadIdx.x == 0)
+    finish_row(a, row, w, part, cap.of(seen.chosen), seen.chosen == seen.chosen, shared);
+  if (!a.dlogits) return;
+  __syncthreads();
+  const Slope slope = {shared.shift, shared.scale, shared.rest, shared.own};
   S* dr = (S*)a.dlogits + row * a.stride;
+  write_slopes<plain>(held ? held : r, r, dr, a.vocab, seen.target, cap, slope);
+}
+
+/// One row a block: its loss and, where `dlogits` is given, its gradient.
+template <typename S> DEVICE void row(const LossRows& a, S* held, Shared& shared) {
+  const uint64_t row = blockIdx.x;
   const float w = weight_of(a.mask, a.weights, row);
   const int target = w == 0 ? 0 : ((const int*)a.targets)[row];
   const bool is_inside = target >= 0 && (uint64_t)target < a.vocab;
   if (w == 0 || !is_inside) {
     const float value = is_inside ? 0.f : NAN;
     if (threadIdx.x == 0) store_row(a, row, value, value, false);
-    if (a.dlogits) fill_row(dr, a.vocab, value);
+    if (a.dlogits) fill_row((S*)a.dlogits + row * a.stride, a.vocab, value);
     return;
   }
-  const Cap cap(a.soft_cap);
-  const Seen seen = {(uint64_t)target, to_float(r[target])};
-  const Part part = join_parts(gather_row(r, a.vocab, cap, seen), shared);
-  if (threadIdx.x == 0)
-    finish_row(a, row, w, part, cap.of(seen.chosen), seen.chosen == seen.chosen, shared);
-  if (!a.dlogits) return;
-  __syncthreads();
-  const Slope slope = {shared.shift, shared.scale, shared.rest, shared.own};
-  write_slopes(r, dr, a.vocab, seen.target, cap, slope);
+  if (a.soft_cap == 0 && a.label_smoothing == 0)
+    valid_row<true>(a, row, w, (unsigned)target, held, shared);
+  else
+    valid_row<false>(a, row, w, (unsigned)target, held, shared);
+}
+
+template <typename S> DEVICE void row_read(const LossRows& a) {
+  __shared__ Shared shared;
+  row<S>(a, nullptr, shared);
+}
+
+/// What the block shares comes first, then the row: cuda/loss.zig, held_head.
+template <typename S> DEVICE void row_held(const LossRows& a) {
+  SHARED(unsigned char, buffer);
+  row<S>(a, (S*)(buffer + 1024), *(Shared*)buffer);
 }
 
 /// The gradient of one row from its saved lse.
@@ -79,7 +103,11 @@ template <typename S> DEVICE void row_backward(const CrossEntropyBackward& a) {
   const double share = a.label_smoothing / (double)a.vocab;
   const Slope slope = {(float)lse, (float)(k * (1 + 2 * a.z_loss * lse)), (float)(k * share),
                        (float)(k * (1 - a.label_smoothing))};
-  write_slopes(r, dr, a.vocab, (uint64_t)target, Cap(a.soft_cap), slope);
+  const Cap cap(a.soft_cap);
+  if (a.soft_cap == 0 && a.label_smoothing == 0)
+    write_slopes<true>(r, r, dr, a.vocab, (unsigned)target, cap, slope);
+  else
+    write_slopes<false>(r, r, dr, a.vocab, (unsigned)target, cap, slope);
 }
 
 /// Hidden states of the valid rows; zeros in the others, which may hold anything.
@@ -120,10 +148,16 @@ DEVICE void block_bounds(int& low, int& high, int* scratch) {
 
 }  // namespace losses
 
-KERNEL(most_threads, loss_rows_f32, LossRows) { losses::row<float>(a); }
-KERNEL(most_threads, loss_rows_bf16, LossRows) { losses::row<bf16>(a); }
-KERNEL(most_threads, loss_backward_f32, CrossEntropyBackward) { losses::row_backward<float>(a); }
-KERNEL(most_threads, loss_backward_bf16, CrossEntropyBackward) { losses::row_backward<bf16>(a); }
+KERNEL(register_bound, loss_rows_f32, LossRows) { losses::row_read<float>(a); }
+KERNEL(register_bound, loss_rows_bf16, LossRows) { losses::row_read<bf16>(a); }
+KERNEL(register_bound, loss_held_f32, LossRows) { losses::row_held<float>(a); }
+KERNEL(register_bound, loss_held_bf16, LossRows) { losses::row_held<bf16>(a); }
+KERNEL(register_bound, loss_backward_f32, CrossEntropyBackward) {
+  losses::row_backward<float>(a);
+}
+KERNEL(register_bound, loss_backward_bf16, CrossEntropyBackward) {
+  losses::row_backward<bf16>(a);
+}
 KERNEL(most_threads, loss_keep_f32, KeptRows) { losses::keep_row<float>(a); }
 KERNEL(most_threads, loss_keep_bf16, KeptRows) { losses::keep_row<bf16>(a); }
 

@@ -3,14 +3,20 @@
 //     z = c·tanh(r/c);  m = max z;  Σ = Σⱼ e^(zⱼ−m);  lse = m + ln Σ
 //     dr = k·( p·(1 + 2λ·lse) − q )·(1 − (z/c)²),  p = e^(z−shift)·factor,  q = (1−ε)[j = y] + ε/V
 //
-// Maximum and sum in one pass over r: a thread rescales its sum when its maximum grows; the pairs
-// of the threads meet in a fixed tree. What is left per row is in f64.
+// Maximum and sum in one pass over r: a thread rescales its sum when a pack of 16 bytes exceeds its
+// maximum; the pairs of the threads meet in a fixed tree. What is left per row is in f64. A thread
+// has `depth` packs under way. `plain` is the common case, no cap and no smoothing: 6 instructions
+// a logit, which is what lets the pass run at the speed of memory.
+//
+// With gradients the row stays in shared memory (`held`), where it fits twice into a
+// multiprocessor: one block writes while the other one reads. A thread reads back its own packs.
 #pragma once
 #include "common.cuh"
 
 namespace losses {
 
 constexpr int most_threads = 512;
+constexpr int depth = 4, write_depth = 2;
 
 /// z = c·tanh(r/c) and dz/dr = 1 − (z/c)²; the identity without a cap.
 struct Cap {
@@ -21,13 +27,38 @@ struct Cap {
   DEVICE float slope(float z) const { return 1.f - (z * inverse) * (z * inverse); }
 };
 
+/// A shift for exponents; 0 while nothing but −Inf was seen, which would make e^(−Inf + Inf).
+DEVICE float shift_of(float top) { return top == -INFINITY ? 0.f : top; }
+
+constexpr float log2_e = 1.44269504f;
+
+/// e^(z − shift). Logits of bf16 are known to 8 bits: a fused multiply-add and the processor's own
+/// 2^x (2 units in the last place, 0 below 2^−126) stay far below that. f32 takes the library's.
+template <typename S> struct Power {
+  float shift;
+  DEVICE explicit Power(float s) : shift(s) {}
+  DEVICE float of(float z) const { return expf(z - shift); }
+};
+
+template <> struct Power<bf16> {
+  float offset;
+  DEVICE explicit Power(float shift) : offset(-shift * log2_e) {}
+  DEVICE float of(float z) const {
+    const float x = fmaf(z, log2_e, offset);
+#ifdef XL_EMULATED
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+  }
+};
+
 /// Σ e^(z − top) over the z seen so far.
 struct Soft {
   float top, sum;
 };
-
-/// A shift for exponents; 0 while nothing but −Inf was seen, which would make e^(−Inf + Inf).
-DEVICE float shift_of(float top) { return top == -INFINITY ? 0.f : top; }
 
 DEVICE Soft join(Soft a, Soft b) {
   const float top = fmaxf(a.top, b.top), shift = shift_of(top);
@@ -47,52 +78,92 @@ DEVICE Soft warp_join(Soft soft) {
 /// What a thread gathers of its part of a row.
 struct Part {
   Soft soft;
-  float total;  // Σ z
+  float total;  // Σ z; 0 where plain
   bool beaten;  // by a larger logit than the target's, or an equal one of a lower id
 };
 
 struct Seen {
-  uint64_t target;
+  unsigned target;
   float chosen;  // the target's logit, before the cap
 };
 
-template <int P>
-DEVICE void gather(Part& part, const Cap& cap, const Seen& seen, uint64_t first, float (&r)[P]) {
-  float z[P], top = part.soft.top;
+template <int N> DEVICE float largest(const float (&x)[N]) {
+  float top = x[0];
 #pragma unroll
-  for (int i = 0; i < P; i++) {
-    const bool lower = first + i < seen.target;
-    part.beaten = part.beaten || (lower ? r[i] >= seen.chosen : r[i] > seen.chosen);
-    z[i] = cap.of(r[i]);
-    part.total += z[i];
-    top = fmaxf(top, z[i]);
+  for (int i = 1; i < N; i++) top = fmaxf(top, x[i]);
+  return top;
+}
+
+template <int N> DEVICE bool beats(const Seen& seen, unsigned first, const float (&r)[N]) {
+  bool beaten = false;
+#pragma unroll
+  for (int i = 0; i < N; i++)
+    beaten |= first + i < seen.target ? r[i] >= seen.chosen : r[i] > seen.chosen;
+  return beaten;
+}
+
+/// Logits from column `first` on.
+template <bool plain, typename S, int N>
+DEVICE void gather(Part& part, Power<S>& power, const Cap& cap, const Seen& seen, unsigned first,
+                   const float (&r)[N]) {
+  float z[N];
+#pragma unroll
+  for (int i = 0; i < N; i++) z[i] = plain ? r[i] : cap.of(r[i]);
+  const float peak = largest(z);
+  if (!part.beaten && (plain ? peak : largest(r)) >= seen.chosen)
+    part.beaten = beats(seen, first, r);
+  if (peak > part.soft.top) {
+    power = Power<S>(peak);
+    part.soft.sum *= power.of(part.soft.top);
+    part.soft.top = peak;
   }
-  const float shift = shift_of(top);
-  float sum = part.soft.sum;
-  if (top > part.soft.top) sum *= expf(part.soft.top - shift);
+  float sum = 0;
 #pragma unroll
-  for (int i = 0; i < P; i++) sum += expf(z[i] - shift);
-  part.soft = {top, sum};
+  for (int i = 0; i < N; i++) {
+    sum += power.of(z[i]);
+    if (!plain) part.total += z[i];
+  }
+  part.soft.sum += sum;
 }
 
 /// Packs of 16 bytes in a row of `vocab`: none where its address does not allow them.
-template <typename S> DEVICE uint64_t packs_of(const S* r, uint64_t vocab) {
-  return is_aligned(r) ? vocab / pack_width<S> : 0;
+template <typename S> DEVICE unsigned packs_of(const S* r, uint64_t vocab) {
+  return is_aligned(r) ? (unsigned)(vocab / pack_width<S>) : 0;
 }
 
-template <typename S>
-DEVICE Part gather_row(const S* r, uint64_t vocab, const Cap& cap, const Seen& seen) {
+/// 16 bytes as they come: unpacked early they would fill the registers.
+template <typename S> using Raw = Pack<S, pack_width<S>>;
+
+template <typename S> DEVICE Raw<S> raw_at(const S* r, unsigned pack) {
+  return reinterpret_cast<const Raw<S>*>(r)[pack];
+}
+
+/// With `held`, the packs of the row are left there.
+template <bool plain, typename S>
+DEVICE Part gather_row(const S* r, S* held, uint64_t vocab, const Cap& cap, const Seen& seen) {
   constexpr int P = pack_width<S>;
-  const uint64_t packs = packs_of(r, vocab);
+  const unsigned packs = packs_of(r, vocab), threads = blockDim.x;
   Part part = {{-INFINITY, 0.f}, 0.f, false};
-  for (uint64_t i = threadIdx.x; i < packs; i += blockDim.x) {
-    float pack[P];
-    load_pack<P>(r + i * P, pack);
-    gather<P>(part, cap, seen, i * P, pack);
+  Power<S> power(0.f);
+  for (unsigned first = threadIdx.x; first < packs; first += depth * threads) {
+    Raw<S> raw[depth];
+#pragma unroll
+    for (int d = 0; d < depth; d++)
+      if (first + d * threads < packs) raw[d] = raw_at(r, first + d * threads);
+#pragma unroll
+    for (int d = 0; d < depth; d++) {
+      const unsigned at = first + d * threads;
+      if (at >= packs) break;
+      if (held) reinterpret_cast<Raw<S>*>(held)[at] = raw[d];
+      float pack[P];
+#pragma unroll
+      for (int i = 0; i < P; i++) pack[i] = to_float(raw[d].at[i]);
+      gather<plain>(part, power, cap, seen, at * P, pack);
+    }
   }
-  for (uint64_t i = packs * P + threadIdx.x; i < vocab; i += blockDim.x) {
-    float one[1] = {to_float(r[i])};
-    gather<1>(part, cap, seen, i, one);
+  for (unsigned i = packs * P + threadIdx.x; i < vocab; i += threads) {
+    const float one[1] = {to_float(r[i])};
+    gather<plain>(part, power, cap, seen, i, one);
   }
   return part;
 }
@@ -131,37 +202,64 @@ struct Slope {
   float shift, scale, rest, own;
 };
 
-template <typename S>
-DEVICE void write_slopes(const S* r, S* dr, uint64_t vocab, uint64_t target, const Cap& cap,
-                         const Slope& slope) {
+/// One pack of gradients; `own` is the place of the target in it, or any other number.
+template <bool plain, typename S>
+DEVICE void write_pack(S* to, const Raw<S>& raw, unsigned own, const Power<S>& power,
+                       const Cap& cap, const Slope& slope) {
   constexpr int P = pack_width<S>;
-  const uint64_t packs = is_aligned(dr) ? packs_of(r, vocab) : 0;
-  for (uint64_t i = threadIdx.x; i < packs; i += blockDim.x) {
-    float pack[P];
-    load_pack<P>(r + i * P, pack);
+  float pack[P], z[P];
 #pragma unroll
-    for (int j = 0; j < P; j++) {
-      const float z = cap.of(pack[j]), own = i * P + j == target ? slope.own : 0.f;
-      // The target's own term is added before the rounding to S.
-      pack[j] = (expf(z - slope.shift) * slope.scale - slope.rest - own) * cap.slope(z);
-    }
-    store_pack<P>(dr + i * P, pack);
+  for (int j = 0; j < P; j++) {
+    z[j] = plain ? to_float(raw.at[j]) : cap.of(to_float(raw.at[j]));
+    pack[j] = power.of(z[j]) * slope.scale;
+    if (!plain) pack[j] -= slope.rest;
   }
-  for (uint64_t i = packs * P + threadIdx.x; i < vocab; i += blockDim.x) {
+  // Before the rounding to S.
+  if (own < (unsigned)P) {
+#pragma unroll
+    for (int j = 0; j < P; j++) pack[j] -= (unsigned)j == own ? slope.own : 0.f;
+  }
+#pragma unroll
+  for (int j = 0; j < P; j++)
+    if (!plain) pack[j] *= cap.slope(z[j]);
+  store_pack<P>(to, pack);
+}
+
+/// `from` is r or where it is held; a thread reads what it gathered, and r beyond the packs. Loads
+/// come before the stores: dr may be r, so that the compiler cannot move them.
+template <bool plain, typename S>
+DEVICE void write_slopes(const S* from, const S* r, S* dr, uint64_t vocab, unsigned target,
+                         const Cap& cap, const Slope& slope) {
+  constexpr int P = pack_width<S>;
+  const unsigned packs = is_aligned(dr) ? packs_of(r, vocab) : 0, threads = blockDim.x;
+  const Power<S> power(slope.shift);
+  for (unsigned first = threadIdx.x; first < packs; first += write_depth * threads) {
+    Raw<S> raw[write_depth];
+#pragma unroll
+    for (int d = 0; d < write_depth; d++)
+      if (first + d * threads < packs) raw[d] = raw_at(from, first + d * threads);
+#pragma unroll
+    for (int d = 0; d < write_depth; d++) {
+      const unsigned at = (first + d * threads) * P;
+      if (at >= packs * P) break;
+      write_pack<plain>(dr + at, raw[d], target - at, power, cap, slope);
+    }
+  }
+  for (unsigned i = packs * P + threadIdx.x; i < vocab; i += threads) {
     const float z = cap.of(to_float(r[i])), own = i == target ? slope.own : 0.f;
-    const float p = expf(z - slope.shift) * slope.scale;
+    const float p = power.of(z) * slope.scale;
     dr[i] = from_float<S>((p - slope.rest - own) * cap.slope(z));
   }
 }
 
 template <typename S> DEVICE void fill_row(S* dr, uint64_t vocab, float value) {
   constexpr int P = pack_width<S>;
-  const uint64_t packs = packs_of(dr, vocab);
+  const unsigned packs = packs_of(dr, vocab);
   float pack[P];
 #pragma unroll
   for (int i = 0; i < P; i++) pack[i] = value;
-  for (uint64_t i = threadIdx.x; i < packs; i += blockDim.x) store_pack<P>(dr + i * P, pack);
-  for (uint64_t i = packs * P + threadIdx.x; i < vocab; i += blockDim.x)
+  for (unsigned i = threadIdx.x; i < packs; i += blockDim.x) store_pack<P>(dr + i * P, pack);
+  for (unsigned i = packs * P + threadIdx.x; i < vocab; i += blockDim.x)
     dr[i] = from_float<S>(value);
 }
 

@@ -7,34 +7,25 @@
 //
 //   di_t = c_t (·σ(-i))      df_t = σ(-f_t)·(T + Σ_{u≥t} (r_u - c_u)) to the document's end
 //
-// Floor: 8 bytes read and 1.6 KB/64 (backward 3.1 KB/64) written per token and head.
+// Floor: 8 bytes (backward 12) read and 1.6 or 1.8 KB/64 written per token and head.
 // Equals: cpu/mlstm_gates.zig, cpu/mlstm_gate_gradient.zig (frozen denominator).
 #include "mlstm_gates.cuh"
 
-// A block: one chunk of one batch row, a warp per head.
-template <typename Body>
-DEVICE void heads_of_chunk(const MlstmGateSizes& z, const Body& body) {
-  const uint64_t row = blockIdx.x / z.chunks;
-  const uint32_t chunk = blockIdx.x % z.chunks;
-  for (uint64_t head = threadIdx.x / warp_size; head < z.heads; head += blockDim.x / warp_size)
-    body(row, head, chunk);
+KERNEL(256, mlstm_gates_summaries, MlstmGates) {
+  __shared__ HeadTile f, i;
+  const GatePlace place(a.sizes);
+  place.load(f, a.f);
+  place.load(i, a.i);
+  __syncthreads();
+  if (!place.exists()) return;
+  ChunkGates g;
+  g.read(a, place, f[place.warp()], i[place.warp()]);
+  const double floor = g.floor();
+  if (place.lane() != 0) return;
+  double* to = a.summaries + (place.unit() * a.sizes.chunks + place.chunk) * 2;
+  to[0] = g.decay();
+  to[1] = floor;
 }
-
-struct Summarise {
-  const MlstmGates& a;
-  DEVICE void operator()(uint64_t row, uint64_t head, uint32_t chunk) const {
-    ChunkGates g;
-    g.read(a, row, head, chunk);
-    double* to = a.summaries + ((row * a.sizes.heads + head) * a.sizes.chunks + chunk) * 2;
-    const double floor = g.floor();
-    if (g.lane() == 0) {
-      to[0] = g.decay();
-      to[1] = floor;
-    }
-  }
-};
-
-KERNEL(256, mlstm_gates_summaries, MlstmGates) { heads_of_chunk(a.sizes, Summarise{a}); }
 
 // x as a float and the bf16 bits of what it lost.
 struct Split {
@@ -48,92 +39,108 @@ struct Split {
 
 struct Vectors {
   const MlstmGates& a;
+  const GatePlace& place;
+  float* record;
 
-  DEVICE void operator()(uint64_t row, uint64_t head, uint32_t chunk) const {
-    const MlstmGateSizes& z = a.sizes;
-    const uint64_t unit = row * z.heads + head;
-    ChunkGates g;
-    g.read(a, row, head, chunk);
-    const double before = z.sigmoid ? 0 : m_before(a, unit, chunk);
-    double after = z.sigmoid ? 0 : fmax(g.decay() + before, g.floor());
-    const bool last = (int)chunk == (g.tokens + CHUNK - 1) / CHUNK - 1;
+  DEVICE Vectors(const MlstmGates& args, const GatePlace& p) : a(args), place(p) {
+    const bool norm = a.sizes.normalize && !a.sigma;  // of the forward pass
+    record = a.records + (p.unit() * a.sizes.chunks + p.chunk) *
+                             (norm ? Record::size_norm : Record::size);
+  }
+
+  // sigma: of the chunk's tokens. m: becomes what leaves by token.
+  DEVICE void make(const ChunkGates& g, const float* sigma, float* m) const {
+    const bool sigmoid = a.sizes.sigmoid;
+    const uint64_t unit = place.unit();
+    const double before = sigmoid ? 0 : m_before(a, unit, place.chunk);
+    double after = sigmoid ? 0 : fmax(g.decay() + before, g.floor());
+    const bool last = (int)place.chunk == (g.tokens + CHUNK - 1) / CHUNK - 1;
     const float m_last = (float)(after * ln_2);
     // C and n of the last state match the m that its tensor can hold.
-    if (last) after = z.sigmoid ? 0 : m_last * log2_e;
+    if (last) after = sigmoid ? 0 : m_last * log2_e;
     if (a.m_last && g.lane() == 0) {
       if (last) a.m_last[unit] = m_last;
-      if (g.tokens == 0 && chunk == 0) a.m_last[unit] = a.m0 && !z.sigmoid ? a.m0[unit] : 0;
+      if (g.tokens == 0 && place.chunk == 0) a.m_last[unit] = a.m0 && !sigmoid ? a.m0[unit] : 0;
     }
+    double of_token[2];
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int t = g.token(e);
       const double reached = g.sees_state(t) ? fmax(before, g.highest[e]) : g.highest[e];
-      const double m = z.sigmoid ? 0 : g.b[e] + reached;
-      rows(row, head, chunk, t, g.valid, (float)(m * ln_2));
-      if (g.valid > 0) vectors(g, unit, chunk, e, m, before, after, row, head);
+      of_token[e] = sigmoid ? 0 : g.b[e] + reached;
+      m[t] = t < g.valid ? (float)(of_token[e] * ln_2) : 0.f;
     }
-    if (g.lane() < 4 && g.valid > 0) {
-      const float gamma = g.lane() == 0 && !g.borders ? exp2_of(g.total + before - after) : 0;
-      write(unit, chunk, Record::gamma + g.lane(), gamma, gamma);
-    }
+    if (g.valid > 0) fill(g, of_token, sigma, before, after);
   }
 
-  // What leaves by token.
-  DEVICE void rows(
-      uint64_t row, uint64_t head, uint32_t chunk, int t, int valid, float m) const {
-    const MlstmGateSizes& z = a.sizes;
-    const uint64_t token = (uint64_t)chunk * CHUNK + t;
-    if (token >= z.length) return;
-    const uint64_t at = (row * z.length + token) * z.heads + head;
-    if (a.m) a.m[at] = t < valid ? m : 0.f;
-    if (a.sigma_out && (t >= valid || !z.normalize)) a.sigma_out[at] = 0;
-  }
-
-  DEVICE void vectors(const ChunkGates& g, uint64_t unit, uint32_t chunk, int e, double m,
-                      double before, double after, uint64_t row, uint64_t head) const {
-    const MlstmGateSizes& z = a.sizes;
-    const int t = g.token(e);
-    const bool exists = t < g.valid;
-    const float m_float = (float)(m * ln_2);
-    const float floor = exists && !z.sigmoid ? expf(fminf(-m_float, 80.f)) : 1.f;
-    double u = g.b[e] - m + log2(a.scale);
-    float alpha = g.sees_state(t) ? (float)(a.scale * exp2_of(g.b[e] + before - m)) : 0.f;
-    const float beta = g.reaches_end(t) ? exp2_of(g.total + g.w[e] - after) : 0.f;
-    if (exists && a.sigma) {
-      const uint64_t token = (uint64_t)chunk * CHUNK + t;
-      const float sigma = a.sigma[(row * z.length + token) * z.heads + head];
-      const double denominator = fmaxf(fabsf(sigma), floor) + (float)a.eps;
-      u -= log2(denominator);
-      alpha /= (float)denominator;
+  DEVICE void fill(const ChunkGates& g, const double (&m)[2], const float* sigma, double before,
+                   double after) const {
+    const float scale = (float)a.scale, log_scale = log2f(scale);
+    float u[2], w[2], low[2], alpha[2], beta[2], edge[2], floor[2];
+    bool small = true;
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const int t = g.token(e);
+      const bool exists = t < g.valid;
+      floor[e] = exists && !a.sizes.sigmoid ? expf(fminf(-(float)(m[e] * ln_2), 80.f)) : 1.f;
+      double exponent = g.b[e] - m[e] + log_scale;
+      alpha[e] = exists && g.sees_state(t) ? scale * exp2_of(g.b[e] + before - m[e]) : 0.f;
+      beta[e] = exists && g.reaches_end(t) ? exp2_of(g.total + g.w[e] - after) : 0.f;
+      if (exists && a.sigma) {
+        const float denominator = fmaxf(fabsf(sigma[t]), floor[e]) + (float)a.eps;
+        exponent -= log2f(denominator);
+        alpha[e] /= denominator;
+      }
+      const Split us(exists ? exponent : lowest), ws(g.w[e]);
+      u[e] = us.high;
+      w[e] = ws.high;
+      low[e] = __uint_as_float(us.low << 16 | ws.low);
+      small = small && (!exists || (fabsf(us.high) <= 2048 && fabsf(ws.high) <= 2048));
+      edge[e] = __int_as_float(exists ? g.first[e] + CHUNK * g.last_visible(t) : t * (CHUNK + 1));
     }
-    const Split us(exists ? u : lowest), ws(g.w[e]);
-    write(unit, chunk, Record::u + t, us.high, ws.high);
-    write(unit, chunk, Record::w + t, ws.high, us.high);
-    write(unit, chunk, Record::low + t, __uint_as_float(us.low << 16 | ws.low),
-          __uint_as_float(ws.low << 16 | us.low));
-    alpha = exists ? alpha : 0.f;
-    const float kept = exists ? beta : 0.f;
-    write(unit, chunk, Record::alpha + t, alpha, kept);
-    write(unit, chunk, Record::beta + t, kept, alpha);
-    write(unit, chunk, Record::edge + t, __int_as_float(exists ? g.first_visible(t) : t),
-          __int_as_float(exists ? g.last_visible(t) : t));
-    if (!a.reversed && z.normalize) write(unit, chunk, Record::floor + t, floor, floor);
+    pair(Record::u, u);
+    pair(Record::w, w);
+    pair(Record::low, low);
+    pair(Record::alpha, alpha);
+    pair(Record::beta, beta);
+    pair(Record::edge, edge);
+    if (a.sizes.normalize && !a.sigma) pair(Record::floor, floor);
+    const bool plain = __ballot_sync(full_mask, small) == full_mask && !g.borders;
+    const float gamma = g.borders ? 0.f : exp2_of(g.total + before - after);
+    const float rest[2] = {g.lane() == 0 ? gamma : 0.f, __int_as_float(g.lane() == 0 && plain)};
+    if (g.lane() < 2) pair(Record::gamma, rest);
   }
-
-  DEVICE void write(uint64_t unit, uint32_t chunk, int at, float forward, float reverse) const {
-    const bool norm = !a.reversed && a.sizes.normalize;
-    const int size = norm ? Record::size_norm : Record::size;
-    const uint64_t from = (unit * a.sizes.chunks + chunk) * size + at;
-    a.records[from] = forward;
-    if (a.reversed) a.reversed[from] = reverse;
+  DEVICE void pair(int at, const float (&x)[2]) const {
+    store_pack(record + at + 2 * place.lane(), x);
   }
 };
 
-KERNEL(256, mlstm_gates_records, MlstmGates) { heads_of_chunk(a.sizes, Vectors{a}); }
+KERNEL(256, mlstm_gates_records, MlstmGates) {
+  __shared__ HeadTile f, i, sigma;
+  const GatePlace place(a.sizes);
+  place.load(f, a.f);
+  place.load(i, a.i);
+  if (a.sigma) place.load(sigma, a.sigma);
+  __syncthreads();
+  const int warp = place.warp();
+  ChunkGates g;
+  if (place.exists()) {
+    g.read(a, place, f[warp], i[warp]);
+    __syncwarp();  // m takes the place of f
+    Vectors(a, place).make(g, sigma[warp], f[warp]);
+  }
+  __syncthreads();
+  if (a.m) place.store(a.m, f);
+  if (!a.sigma_out) return;
+  const int tokens = a.lengths ? a.lengths[place.row] : (int)a.sizes.length;
+  for (int e = threadIdx.x; e < CHUNK * block_heads; e += gate_threads) {
+    const bool written = a.sizes.normalize && (int)place.chunk * CHUNK + e / block_heads < tokens;
+    uint64_t at;
+    if (!written && place.inside(e, &at)) a.sigma_out[at] = 0;
+  }
+}
 
 // ---- Gradients.
-
-constexpr int tile_tokens = 256;
 
 // A sum to the end of its document: `closed` when that end has been reached.
 struct Tail {
@@ -155,88 +162,100 @@ DEVICE void warp_tails(Tail& x) {
   }
 }
 
+// A lane's two tokens.
 struct TokenTerms {
-  bool exists, border, ends;
-  double row, column;
-  DEVICE TokenTerms(const MlstmGateGradient& a, uint64_t unit, uint64_t t) {
+  bool exists[2], border[2], ends[2];
+  double row[2] = {0, 0}, column[2] = {0, 0};
+  DEVICE TokenTerms(const MlstmGateGradient& a, const GatePlace& p) {
     const MlstmGateSizes& z = a.sizes;
-    const uint64_t batch = unit / z.heads;
-    const uint64_t tokens = a.lengths ? (uint64_t)a.lengths[batch] : z.length;
-    const uint8_t* borders = a.borders ? a.borders + batch * z.length : nullptr;
-    exists = t < tokens;
-    border = exists && borders && borders[t];
-    ends = t + 1 < tokens && borders && z.reset == reset_exact && borders[t + 1];
-    row = exists ? total(a.rows, a.row_parts, z, unit, t) : 0;
-    column = exists ? total(a.columns, a.column_parts, z, unit, t) : 0;
+    const uint64_t first = (uint64_t)p.chunk * CHUNK + 2 * p.lane();
+    const uint64_t tokens = a.lengths ? (uint64_t)a.lengths[p.row] : z.length;
+    const uint8_t* borders = a.borders ? a.borders + p.row * z.length : nullptr;
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const uint64_t t = first + e;
+      exists[e] = t < tokens;
+      border[e] = exists[e] && borders && borders[t];
+      ends[e] = t + 1 < tokens && borders && z.reset == reset_exact && borders[t + 1];
+    }
+    const uint64_t units = z.batch * z.heads, padded = (uint64_t)z.chunks * CHUNK;
+    const uint64_t at = p.unit() * padded + first;
+    add(row, a.rows + at, a.row_parts, units * padded);
+    add(column, a.columns + at, a.column_parts, units * padded);
   }
-  DEVICE static double total(
-      const float* parts, uint32_t count, const MlstmGateSizes& z, uint64_t unit, uint64_t t) {
-    const uint64_t padded = (uint64_t)z.chunks * CHUNK;
-    double sum = 0;
-    for (uint32_t p = 0; p < count; p++)
-      sum += parts[(p * z.batch * z.heads + unit) * padded + t];
-    return sum;
+  DEVICE void add(double (&sum)[2], const float* parts, uint32_t count, uint64_t part) const {
+    for (uint32_t p = 0; p < count; p++) {
+      float x[2];
+      load_pack(parts + p * part, x);
+#pragma unroll
+      for (int e = 0; e < 2; e++) sum[e] += exists[e] ? (double)x[e] : 0;
+    }
+  }
+  // From each token to the end of the chunk.
+  DEVICE void tails(Tail (&tail)[2]) const {
+    Tail both{row[0] - column[0], ends[0]}, one{row[1] - column[1], ends[1]};
+    both.append(one.sum, one.closed);
+    warp_tails(both);
+    const double sum = __shfl_down_sync(full_mask, both.sum, 1);
+    const int closed = __shfl_down_sync(full_mask, both.closed, 1);
+    if (threadIdx.x % warp_size < warp_size - 1) one.append(sum, closed);
+    tail[0] = both;
+    tail[1] = one;
   }
 };
 
-// Every thread gets the tail of its token, inside of the block's tile.
-DEVICE Tail tile_tail(const TokenTerms& x, Tail* warps) {
-  Tail tail{x.row - x.column, x.ends};
-  warp_tails(tail);
-  const int warp = threadIdx.x / warp_size;
-  if (threadIdx.x % warp_size == 0) warps[warp] = tail;
-  __syncthreads();
-  for (int w = warp + 1; w < tile_tokens / warp_size; w++)
-    tail.append(warps[w].sum, warps[w].closed);
-  return tail;
-}
-
 KERNEL(256, mlstm_gate_sums, MlstmGateGradient) {
-  __shared__ Tail warps[tile_tokens / warp_size];
-  const uint64_t tiles = (a.sizes.length + tile_tokens - 1) / tile_tokens;
-  const uint64_t unit = blockIdx.x / tiles, tile = blockIdx.x % tiles;
-  const Tail tail = tile_tail(TokenTerms(a, unit, tile * tile_tokens + threadIdx.x), warps);
-  if (threadIdx.x == 0) {
-    a.tiles[2 * blockIdx.x] = tail.sum;
-    a.tiles[2 * blockIdx.x + 1] = tail.closed;
-  }
+  const GatePlace place(a.sizes);
+  if (!place.exists()) return;
+  Tail tail[2];
+  TokenTerms(a, place).tails(tail);
+  if (place.lane() != 0) return;
+  double* to = a.tiles + 2 * (place.unit() * a.sizes.chunks + place.chunk);
+  to[0] = tail[0].sum;
+  to[1] = tail[0].closed;
 }
 
-// What the tiles behind a tile add to its open end.
-DEVICE double later_tiles(
-    const MlstmGateGradient& a, uint64_t unit, uint64_t tile, uint64_t tiles) {
-  const double* all = a.tiles + 2 * unit * tiles;
-  const uint64_t lane = threadIdx.x % warp_size, left = tiles - tile - 1;
-  const uint64_t share = (left + warp_size - 1) / warp_size;
+// What the chunks behind a chunk add to its open end.
+DEVICE double later_chunks(const MlstmGateGradient& a, uint64_t unit, uint32_t chunk) {
+  const double* all = a.tiles + 2 * (unit * a.sizes.chunks + chunk + 1);
+  const uint32_t lane = threadIdx.x % warp_size, left = a.sizes.chunks - chunk - 1;
+  const uint32_t share = (left + warp_size - 1) / warp_size;
   Tail tail{0, 0};
-  for (uint64_t k = lane * share; k < (lane + 1) * share && k < left; k++)
-    tail.append(all[2 * (tile + 1 + k)], all[2 * (tile + 1 + k) + 1] != 0);
+  for (uint32_t k = lane * share; k < (lane + 1) * share && k < left; k++)
+    tail.append(all[2 * k], all[2 * k + 1] != 0);
   warp_tails(tail);
   if (a.tails) tail.append(a.tails[unit], 1);
   return __shfl_sync(full_mask, tail.sum, 0);
 }
 
 KERNEL(256, mlstm_gate_gradients, MlstmGateGradient) {
-  __shared__ Tail warps[tile_tokens / warp_size];
+  __shared__ HeadTile f, i;
   const MlstmGateSizes& z = a.sizes;
-  const uint64_t tiles = (z.length + tile_tokens - 1) / tile_tokens;
-  const uint64_t unit = blockIdx.x / tiles, tile = blockIdx.x % tiles;
-  const uint64_t t = tile * tile_tokens + threadIdx.x;
-  const TokenTerms x(a, unit, t);
-  Tail tail = tile_tail(x, warps);
-  tail.append(later_tiles(a, unit, tile, tiles), 1);
-  if (t >= z.length) return;
-  const uint64_t at = ((unit / z.heads) * z.length + t) * z.heads + unit % z.heads;
-  if (!x.exists) {
-    a.di[at] = 0;
-    a.df[at] = 0;
-    return;
+  const GatePlace place(z);
+  place.load(f, a.f);
+  if (z.sigmoid) place.load(i, a.i);
+  __syncthreads();
+  if (place.exists()) {
+    float* df = f[place.warp()];
+    float* di = i[place.warp()];
+    const TokenTerms x(a, place);
+    Tail tail[2];
+    x.tails(tail);
+    const double later = later_chunks(a, place.unit(), place.chunk);
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const int t = 2 * place.lane() + e;
+      tail[e].append(later, 1);
+      const float column = (float)x.column[e], gate = z.sigmoid ? di[t] : 0.f;
+      di[t] = !x.exists[e] ? 0.f : z.sigmoid ? column * sigmoid(-gate) : column;
+      // At an exact border f meets the fresh, empty state; a soft one replaces f by a constant.
+      const bool constant = !x.exists[e] || (x.border[e] && z.reset != reset_none);
+      df[t] = constant ? 0.f : (float)tail[e].sum * sigmoid(-df[t]);
+    }
   }
-  const float di = (float)x.column;
-  a.di[at] = z.sigmoid ? di * sigmoid(-a.i[at]) : di;
-  // At an exact border f meets the fresh, empty state; a soft one replaces f by a constant.
-  const bool constant = x.border && z.reset != reset_none;
-  a.df[at] = constant ? 0.f : (float)tail.sum * sigmoid(-a.f[at]);
+  __syncthreads();
+  place.store(a.di, i);
+  place.store(a.df, f);
 }
 
 KERNEL(256, mlstm_gate_tails, MlstmTails) {

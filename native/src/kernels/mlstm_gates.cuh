@@ -1,4 +1,5 @@
-// One chunk's gates, by a warp: lane and lane + 32 are its tokens. Exponents of 2, in f64.
+// One chunk's gates, by a warp: two neighbouring tokens per lane. Exponents of 2, in f64. A block
+// has the chunk for eight heads: it moves whole sectors of [batch][length][heads].
 #pragma once
 #include "common.cuh"
 #include "mlstm_gates.h"
@@ -6,84 +7,139 @@
 
 constexpr double log2_e = 1.4426950408889634, ln_2 = 0.6931471805599453;
 constexpr double lowest = -1e300;  // of a token that does not exist
+constexpr int block_heads = 8, gate_threads = block_heads * warp_size;
 
-DEVICE double exp2_of(double x) { return exp2f((float)x); }
+DEVICE float exp2_of(double x) { return exp2f((float)x); }
+
+// By head and token; the pitch keeps the four tokens that a warp copies apart in the banks.
+typedef float HeadTile[block_heads][CHUNK + 4];
+
+// What a block has: 64 tokens of 8 heads; and a warp: one of these heads.
+struct GatePlace {
+  uint64_t row, first_head;
+  uint32_t chunk;
+  const MlstmGateSizes& sizes;
+
+  DEVICE explicit GatePlace(const MlstmGateSizes& z) : sizes(z) {
+    const uint64_t groups = (z.heads + block_heads - 1) / block_heads, index = blockIdx.x / groups;
+    row = index / z.chunks;
+    first_head = blockIdx.x % groups * block_heads;
+    chunk = (uint32_t)(index % z.chunks);
+  }
+  DEVICE static int warp() { return threadIdx.x / warp_size; }
+  DEVICE static int lane() { return threadIdx.x % warp_size; }
+  DEVICE uint64_t head() const { return first_head + warp(); }
+  DEVICE uint64_t unit() const { return row * sizes.heads + head(); }
+  DEVICE bool exists() const { return head() < sizes.heads; }
+
+  // Where element `e` of the tile is in [batch][length][heads], if it is there.
+  DEVICE bool inside(int e, uint64_t* at) const {
+    const uint64_t token = (uint64_t)chunk * CHUNK + e / block_heads;
+    const uint64_t one = first_head + e % block_heads;
+    *at = (row * sizes.length + token) * sizes.heads + one;
+    return token < sizes.length && one < sizes.heads;
+  }
+  DEVICE void load(HeadTile& tile, const float* from) const {
+    for (int e = threadIdx.x; e < CHUNK * block_heads; e += gate_threads) {
+      uint64_t at;
+      tile[e % block_heads][e / block_heads] = inside(e, &at) ? from[at] : 0.f;
+    }
+  }
+  DEVICE void store(float* to, const HeadTile& tile) const {
+    for (int e = threadIdx.x; e < CHUNK * block_heads; e += gate_threads) {
+      uint64_t at;
+      if (inside(e, &at)) to[at] = tile[e % block_heads][e / block_heads];
+    }
+  }
+};
 
 struct ChunkGates {
   double lf[2], b[2], w[2];
   double highest[2];  // max of w, and of the fresh state's 0, over the tokens since the last border
   double total;       // b of the chunk's end
   uint64_t borders;   // exact resets, bit per token
+  int first[2];       // visible token
   int tokens, valid;  // of the batch row; of this chunk
 
   DEVICE static int lane() { return threadIdx.x % warp_size; }
-  DEVICE static int token(int e) { return lane() + e * warp_size; }
+  DEVICE static int token(int e) { return 2 * lane() + e; }
 
   DEVICE static uint64_t up_to(int t) { return ~0ull >> (63 - t); }
-  DEVICE bool sees_state(int t) const { return (borders & up_to(t)) == 0; }
-  DEVICE bool reaches_end(int t) const { return t == 63 || (borders & ~up_to(t)) == 0; }
-  DEVICE int first_visible(int t) const {
-    const uint64_t before = borders & up_to(t);
-    return before ? 63 - __clzll((long long)before) : 0;
-  }
+  DEVICE bool sees_state(int t) const { return !borders || (borders & up_to(t)) == 0; }
+  DEVICE bool reaches_end(int t) const { return !borders || (borders & ~up_to(t)) == 0; }
   DEVICE int last_visible(int t) const {
     const uint64_t after = borders & ~up_to(t);
     return after ? __ffsll((long long)after) - 2 : 63;
   }
 
-  DEVICE void read(const MlstmGates& a, uint64_t row, uint64_t head, uint32_t chunk) {
+  DEVICE void read(const MlstmGates& a, const GatePlace& p, const float* f, const float* i) {
     const MlstmGateSizes& z = a.sizes;
-    tokens = a.lengths ? a.lengths[row] : (int)z.length;
-    const int left = tokens - (int)chunk * CHUNK;
+    tokens = a.lengths ? a.lengths[p.row] : (int)z.length;
+    const int left = tokens - (int)p.chunk * CHUNK;
     valid = left < 0 ? 0 : left < CHUNK ? left : CHUNK;
-    uint32_t marks[2];
+    bool border[2] = {false, false};
+    if (a.borders) {
+      const uint8_t* at = a.borders + p.row * z.length + (uint64_t)p.chunk * CHUNK;
+      for (int e = 0; e < 2; e++) border[e] = token(e) < valid && at[token(e)];
+    }
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const bool exists = token(e) < valid;
-      const uint64_t t = row * z.length + (uint64_t)chunk * CHUNK + token(e);
-      const bool border = exists && a.borders && a.borders[t];
-      float f = exists ? a.f[t * z.heads + head] : 0.f;
-      if (border && z.reset == reset_soft) f = (float)a.reset_value;
-      const float i = exists ? a.i[t * z.heads + head] : 0.f;
-      lf[e] = exists ? log_sigmoid(f) * log2_e : 0;
-      w[e] = exists ? (z.sigmoid ? log_sigmoid(i) : i) * log2_e : lowest;
-      marks[e] = __ballot_sync(full_mask, border && z.reset == reset_exact);
+      const bool here = token(e) < valid;
+      const float forget =
+          border[e] && z.reset == reset_soft ? (float)a.reset_value : f[token(e)];
+      const float input = i[token(e)];
+      lf[e] = here ? log_sigmoid(forget) * log2_e : 0;
+      w[e] = here ? (z.sigmoid ? log_sigmoid(input) : input) * log2_e : lowest;
     }
-    borders = marks[0] | (uint64_t)marks[1] << 32;
+    mark(a.borders && z.reset == reset_exact, border);
     sum();
     maximum();
   }
 
+  DEVICE void mark(bool some, const bool (&border)[2]) {
+    borders = 0;
+    first[0] = first[1] = 0;
+    if (!some) return;
+    const uint32_t even = __ballot_sync(full_mask, border[0]);
+    const uint32_t odd = __ballot_sync(full_mask, border[1]);
+    for (int l = 0; l < warp_size; l++)
+      borders |= ((uint64_t)(even >> l & 1) | (uint64_t)(odd >> l & 1) << 1) << (2 * l);
+    for (int e = 0; e < 2; e++) {
+      const uint64_t before = borders & up_to(token(e));
+      first[e] = before ? 63 - __clzll((long long)before) : 0;
+    }
+  }
+
   DEVICE void sum() {
+    double x = lf[0] + lf[1];
 #pragma unroll
-    for (int e = 0; e < 2; e++) {
-      b[e] = lf[e];
-      for (int step = 1; step < warp_size; step *= 2) {
-        const double before = __shfl_up_sync(full_mask, b[e], step);
-        if (lane() >= step) b[e] += before;
-      }
+    for (int step = 1; step < warp_size; step *= 2) {
+      const double before = __shfl_up_sync(full_mask, x, step);
+      if (lane() >= step) x += before;
     }
-    b[1] += __shfl_sync(full_mask, b[0], warp_size - 1);
-    total = __shfl_sync(full_mask, b[1], warp_size - 1);
+    b[1] = x;
+    b[0] = x - lf[1];
+    total = __shfl_sync(full_mask, x, warp_size - 1);
 #pragma unroll
-    for (int e = 0; e < 2; e++) {
+    for (int e = 0; e < 2; e++)
       if (token(e) < valid) w[e] -= b[e];
-    }
   }
 
   DEVICE void maximum() {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const int t = token(e), start = first_visible(t);
-      const bool border = borders >> t & 1;
+      const bool border = borders >> token(e) & 1;
       highest[e] = border ? fmax(lf[e] - b[e], w[e]) : w[e];
-      for (int step = 1; step < warp_size; step *= 2) {
-        const double before = __shfl_up_sync(full_mask, highest[e], step);
-        if (lane() >= step && t - step >= start) highest[e] = fmax(highest[e], before);
-      }
     }
-    const double half = __shfl_sync(full_mask, highest[0], warp_size - 1);
-    if (first_visible(token(1)) < warp_size) highest[1] = fmax(highest[1], half);
+    if (first[1] <= token(0)) highest[1] = fmax(highest[0], highest[1]);
+#pragma unroll
+    for (int step = 1; step < warp_size; step *= 2) {
+      const double before = __shfl_up_sync(full_mask, highest[1], step);
+      if (lane() >= step && token(1) - 2 * step >= first[1])
+        highest[1] = fmax(highest[1], before);
+    }
+    const double before = __shfl_up_sync(full_mask, highest[1], 1);
+    if (lane() >= 1 && token(0) - 1 >= first[0]) highest[0] = fmax(highest[0], before);
   }
 
   // What the chunk does to the state's m: max(decay + m, floor).

@@ -17,8 +17,7 @@ struct MlstmGates {
   const int32_t* lengths;  // [batch] or null
   const float* sigma;      // backward pass with a normaliser
   double* summaries;       // [units][chunks][2], exp gate
-  float* records;          // [units][chunks][Record], for the forward pass or dQ
-  float* reversed;         // for dV and dK; null in the forward pass
+  float* records;          // [units][chunks][Record]
   float* m;                // or null
   float* m_last;           // [units] or null
   float* sigma_out;        // or null; zeros where the sweep writes none
@@ -33,7 +32,7 @@ struct MlstmGateGradient {
   const int32_t* lengths;
   const float* rows;     // q·dq: [row_parts][units][64 · chunks]
   const float* columns;  // k·dk: [column_parts][units][64 · chunks]
-  double* tiles;         // [units][tiles][2], tiles of 256 tokens
+  double* tiles;         // [units][chunks][2]
   const double* tails;   // [units] <C_S, dC_S> or null
   float* di;             // [batch][length][heads]
   float* df;
@@ -56,5 +55,5 @@ struct MlstmClearRows {
 };
 
 static_assert(sizeof(MlstmGateSizes) == 40, "MlstmGateSizes");
-static_assert(sizeof(MlstmGates) == 160, "MlstmGates");
+static_assert(sizeof(MlstmGates) == 152, "MlstmGates");
 static_assert(sizeof(MlstmGateGradient) == 128, "MlstmGateGradient");

@@ -10,8 +10,10 @@ struct Record {
   static constexpr int low = 2 * CHUNK;  // bf16 pairs: what u (high half) and w lost in f32
   static constexpr int alpha = 3 * CHUNK;
   static constexpr int beta = 4 * CHUNK;
-  static constexpr int edge = 5 * CHUNK;   // i32: first (forward) or last (reverse) visible token
-  static constexpr int gamma = 6 * CHUNK;  // 1, and 3 to keep 16-byte alignment
+  static constexpr int edge = 5 * CHUNK;   // i32: first token it sees + 64 · last that sees it
+  static constexpr int gamma = 6 * CHUNK;
+  // i32: without borders, and u and w so small that their sum in f32 is good enough for bf16.
+  static constexpr int plain = gamma + 1;  // and 2 more to keep 16-byte alignment
   static constexpr int floor = 6 * CHUNK + 4;  // e^-m, only with the normaliser
   static constexpr int size = floor, size_norm = floor + CHUNK;
 };

@@ -37,14 +37,16 @@ struct Sweep {
     const int tokens = a.lengths ? a.lengths[batch] : (int)a.length;
     chunks = (tokens + CHUNK - 1) / CHUNK;
     if (threadIdx.x == 0) {
-      shared.where = {unit, (int)(block - unit * a.slices), (int)(unit - batch * a.heads), batch,
-                      tokens};
+      const int slice = block - unit * a.slices, head = unit - batch * a.heads;
+      shared.where.place = {unit, slice, head, batch, tokens};
+      shared.where.sigma =
+          a.sigma && slice == 0 ? a.sigma + batch * a.length * a.heads + head : nullptr;
     }
   }
 
   // Read where it is needed: the state's warpgroups have no registers to keep it in.
   DEVICE SweepPlace where() const {
-    const volatile SweepPlace& w = shared.where;
+    const volatile SweepPlace& w = shared.where.place;
     return {w.unit, w.slice, w.head, w.batch, w.tokens};
   }
   static DEVICE uint32_t at(const void* p) {
@@ -65,7 +67,7 @@ struct Sweep {
   DEVICE void run() {
     prepare();
     if (C::producer && group == PRODUCER) {
-      ptx::registers_less<24>();
+      ptx::registers_less<C::producer_registers>();
       produce();
     } else if (group == SCORES) {
       ptx::registers_less<C::score_registers>();
@@ -83,7 +85,8 @@ struct Sweep {
   DEVICE void prepare() {
     if (threadIdx.x == 0) {
       ring(shared.full_q, shared.empty_q, C::q_stages, 1, 12);
-      ring(shared.full_k, shared.empty_k, C::k_stages, 1, 12);
+      ring(shared.full_k, shared.empty_k, C::k_stages, 1, C::key_readers);
+      for (uint64_t& n : shared.full_n) ptx::barrier_init(at(&n), C::n_parts);
       ring(shared.full_v[0], shared.empty_v[0], 2 * C::v_stages, 1, 4);
       ring(shared.full_s, shared.empty_s, C::s_stages, C::own / 16, 8);
       ring(shared.full_x, shared.empty_x, 2, 1, 1);
@@ -159,7 +162,7 @@ struct Sweep {
                      box(w, a.v_columns, c, w.slice * 2 + half, C::first));
   }
 
-  DEVICE void produce() const {
+  DEVICE void produce() {
     const SweepPlace w = where();
     if (warp == 0 && lane == 0) {
       load_k(w, 0);
@@ -170,9 +173,17 @@ struct Sweep {
           const uint32_t empty = at(&shared.empty_v[half][c % C::v_stages]);
           ptx::barrier_wait(empty, parity(c, C::v_stages) ^ 1);
           load_v(w, c, half);
+          if (C::prefetch && c + 1 < chunks) {
+            const int block = w.slice * 2 + half;
+            ptx::tensor_prefetch(&a.v, box(w, a.v_columns, c + 1, block));
+            ptx::tensor_prefetch(&a.x, box(w, a.v_columns, c + 1, block, C::first));
+          }
         }
         load_k(w, c + 1);
       }
+    }
+    if constexpr (C::n_apart) {
+      if (warp > 0) keep_n();
     }
     if (C::dot && warp == 1 && lane == 0) {
       for (int c = 0; c < chunks; c++) {
@@ -197,13 +208,15 @@ struct Sweep {
   }
   DEVICE void cleared() const {
     ptx::fence_async();
-    ptx::named_barrier(5, 384);
+    ptx::named_barrier(5, C::key_readers * 32);
   }
 
   DEVICE void score();
+  DEVICE void keep_n();
   DEVICE void consume();
 };
 
+#include "mlstm_sweep_keys.cuh"
 #include "mlstm_sweep_scores.cuh"
 #include "mlstm_sweep_state.cuh"
 

@@ -1,13 +1,6 @@
 // The warpgroup of the scores: S = Q Kᵀ, gated, to bf16 in shared memory; sigma and n.
 #pragma once
 
-// What a thread knows of its two rows of the chunk.
-struct ScoreRows {
-  float u[2], low[2];
-  int first[2];         // visible are first..first + span
-  uint32_t span[2];
-};
-
 template <class C>
 struct ScoreWarps {
   static constexpr int COLUMNS = C::score_columns;
@@ -16,6 +9,7 @@ struct ScoreWarps {
   int row, column;  // row, row + 8; column, column + 1 of every 8
   float n[2] = {0, 0};  // of keys 2·pair, + 1; a share of the tokens when KEY < 256
   static constexpr int pairs = C::key / 2;
+  static constexpr bool own_n = C::norm && !C::n_apart;
 
   DEVICE ScoreWarps(Sweep<C>& s) : sweep(s), shared(s.shared) {
     row = s.warp * 16 + (s.lane >> 2);
@@ -47,46 +41,62 @@ struct ScoreWarps {
     ptx::mma_wait<0>();
   }
 
-  DEVICE ScoreRows rows(const float* record) const {
-    ScoreRows r;
+  // Selected, never multiplied by 0: what is not visible may overflow.
+  DEVICE void gate(float (&s)[COLUMNS], const float* record) const {
+    const float* vectors = record + ptx::opaque(0);  // else the loads move ahead of the choice
+    float u[2], low[2];
+    uint32_t start[2], span[2];  // visible are the tokens `column - start` + 0..span
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const int i = row + 8 * e;
-      const int edge = ((const int*)record)[Record::edge + i];
-      r.u[e] = record[Record::u + i];
-      r.low[e] = ptx::high_half(((const uint32_t*)record)[Record::low + i]);
-      r.first[e] = C::reverse ? i : edge;
-      r.span[e] = C::reverse ? edge - i : i - edge;
+      const uint32_t i = row + 8 * e, edge = ((const uint32_t*)vectors)[Record::edge + i];
+      u[e] = vectors[C::u + i];
+      low[e] = half<!C::reverse>(((const uint32_t*)vectors)[Record::low + i]);
+      start[e] = column - (C::reverse ? i : edge % CHUNK);
+      span[e] = C::reverse ? edge / CHUNK - i : i - edge % CHUNK;
     }
-    return r;
-  }
-
-  // Selected, never multiplied by 0: what is not visible may overflow.
-  static DEVICE float gated(const ScoreRows& r, int e, int j, float w, float low, float s) {
-    const bool visible = (uint32_t)(j - r.first[e]) <= r.span[e];
-    return visible ? ptx::power2((r.u[e] + w) + (r.low[e] + low)) * s : 0.f;
-  }
-  DEVICE void gate(float (&s)[COLUMNS], const ScoreRows& r, const float* record) const {
 #pragma unroll
     for (int n = 0; n < 8; n++) {
-      const int j = n * 8 + column;
-      const float2 w = *(const float2*)&record[Record::w + j];
-      const uint2 low = *(const uint2*)&record[Record::low + j];
+      const float2 w = *(const float2*)&vectors[C::w + n * 8 + column];
+      const uint2 lows = *(const uint2*)&vectors[Record::low + n * 8 + column];
 #pragma unroll
-      for (int e = 0; e < 2; e++) {
-        float* x = &s[n * 4 + 2 * e];
-        x[0] = gated(r, e, j, w.x, ptx::low_half(low.x), x[0]);
-        x[1] = gated(r, e, j + 1, w.y, ptx::low_half(low.y), x[1]);
+      for (int x = 0; x < 4; x++) {
+        const int e = x / 2, f = x % 2;
+        const float other = half<C::reverse>(f ? lows.y : lows.x);
+        const bool visible = start[e] + (8 * n + f) <= span[e];
+        float& score = s[n * 4 + x];
+        score = visible ? ptx::power2((u[e] + (f ? w.y : w.x)) + (low[e] + other)) * score : 0.f;
+      }
+    }
+  }
+  template <bool HIGH>
+  static DEVICE float half(uint32_t x) {
+    return HIGH ? ptx::high_half(x) : ptx::low_half(x);
+  }
+  // All that is causal is visible, and the exponents need no second word.
+  DEVICE void gate_plain(float (&s)[COLUMNS], const float* record) const {
+    const float u[2] = {record[C::u + row], record[C::u + row + 8]};
+    const uint32_t ahead = CHUNK + row - column;
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+      const float2 w = *(const float2*)&record[C::w + n * 8 + column];
+#pragma unroll
+      for (int x = 0; x < 4; x++) {
+        const int e = x / 2, f = x % 2;
+        // Of the column, on the scale where that of token `row` is `ahead`.
+        const uint32_t at = CHUNK + 8 * n + f - 8 * e;
+        const float sum = u[e] + (f ? w.y : w.x);
+        s[n * 4 + x] *= ptx::power2(C::reverse ? ptx::select_at_most(ahead, at, sum, -1e30f)
+                                               : ptx::select_at_most(at, ahead, sum, -1e30f));
       }
     }
   }
 
-  // Divides the scores by the denominator of their row, and alpha too.
+  // Divides the scores by the denominator of their row, and alpha too. sigma: from the state.
   DEVICE void normalise(
       float (&s)[COLUMNS], float (&alpha)[2], float (&sigma)[2], const float* record) const {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      float sum = alpha[e] * (s[32 + 2 * e] + s[33 + 2 * e]);
+      float sum = sigma[e];
 #pragma unroll
       for (int n = 0; n < 8; n++) sum += s[n * 4 + 2 * e] + s[n * 4 + 2 * e + 1];
       sum += __shfl_xor_sync(~0u, sum, 1);
@@ -103,15 +113,13 @@ struct ScoreWarps {
     }
   }
   DEVICE void write_sigma(const float (&sigma)[2], int c) const {
-    const MlstmSweep& a = sweep.a;
-    if (!a.sigma || (sweep.lane & 3) != 0) return;
-    const SweepPlace w = sweep.where();
+    float* const to = *(float* const volatile*)&shared.where.sigma;
+    if (!to || (sweep.lane & 3) != 0) return;
+    const int tokens = *(const volatile int*)&shared.where.place.tokens;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int token = sweep.place(c) * CHUNK + row + 8 * e;
-      if (w.slice == 0 && token < w.tokens) {
-        a.sigma[((size_t)w.batch * a.length + token) * a.heads + w.head] = sigma[e];
-      }
+      if (token < tokens) to[(uint64_t)(uint32_t)token * sweep.a.heads] = sigma[e];
     }
   }
 
@@ -166,7 +174,7 @@ struct ScoreWarps {
   }
   DEVICE void add_keys(uint32_t tile, const float* record) {
     constexpr int share = CHUNK / C::n_parts, flight = share < 32 ? share : 32;
-    const float* beta = record + Record::beta + part() * share;
+    const float* beta = record + C::beta + part() * share;
     const uint32_t base = tile + (pair() >> 5) * C::k_pitch + (pair() & 3) * 4;
     const int j16 = (pair() & 31) >> 2;
     float even[2] = {0, 0};
@@ -239,6 +247,9 @@ struct ScoreWarps {
     ptx::barrier_wait(Sweep<C>::at(&shared.full_k[k_stage]), Sweep<C>::parity(c, C::k_stages));
     const uint32_t q = Sweep<C>::at(&shared.q[q_stage][0][0][0]);
     const uint32_t k = Sweep<C>::at(&shared.k[k_stage][0][0][0]);
+    if constexpr (C::n_apart) {
+      ptx::barrier_wait(Sweep<C>::at(&shared.full_n[k_stage]), Sweep<C>::parity(c, C::k_stages));
+    }
     const float* record = shared.record[k_stage];
     if (sweep.a.lengths && sweep.valid(c) < CHUNK) {
       for (int i = 0; i < C::blocks; i++) {
@@ -258,23 +269,31 @@ struct ScoreWarps {
       }
     }
     if (finishes()) finish(s, record, c);
-    if constexpr (C::norm) add_keys(k, record);
+    if constexpr (own_n) add_keys(k, record);
     sweep.release(&shared.empty_k[k_stage]);
-    if constexpr (C::norm) append((c + 1) % C::k_stages);
+    if constexpr (own_n) append((c + 1) % C::k_stages);
   }
 
   DEVICE void finish(float (&s)[COLUMNS], const float* record, int c) const {
+    float sigma[2];
+    if constexpr (C::norm) {
+      sigma[0] = record[C::alpha + row] * (s[32] + s[33]);
+      sigma[1] = record[C::alpha + row + 8] * (s[34] + s[35]);
+    }
+    if (((const int*)record)[Record::plain]) {
+      gate_plain(s, record);
+    } else {
+      gate(s, record);
+    }
+    float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]};
+    if constexpr (C::norm) normalise(s, alpha, sigma, record);
     const int s_stage = c % C::s_stages;
     ptx::barrier_wait(Sweep<C>::at(&shared.empty_s[s_stage]),
                       Sweep<C>::parity(c, C::s_stages) ^ 1);
-    gate(s, rows(record), record);
-    float alpha[2] = {record[Record::alpha + row], record[Record::alpha + row + 8]};
-    float sigma[2];
-    if constexpr (C::norm) normalise(s, alpha, sigma, record);
-    write(s, Sweep<C>::at(&shared.s[s_stage][0][0]));
+    write(s, ptx::opaque(Sweep<C>::at(&shared.s[s_stage][0][0])));
     if ((sweep.lane & 3) == 0) {
-      shared.factor[s_stage][row] = alpha[0];
-      shared.factor[s_stage][row + 8] = alpha[1];
+      shared.factor[c & 1][row] = alpha[0];
+      shared.factor[c & 1][row + 8] = alpha[1];
     }
     ptx::fence_async();
     sweep.release(&shared.full_s[s_stage]);
@@ -295,7 +314,7 @@ DEVICE void Sweep<C>::score() {
     }
     __syncwarp();
   }
-  if constexpr (C::norm) {
+  if constexpr (ScoreWarps<C>::own_n) {
     warps.read_n();
     warps.append(0);
   }
@@ -309,5 +328,5 @@ DEVICE void Sweep<C>::score() {
       __syncwarp();
     }
   }
-  if constexpr (C::norm) warps.write_n();
+  if constexpr (ScoreWarps<C>::own_n) warps.write_n();
 }

@@ -103,16 +103,18 @@ struct StateWarps {
                 {x[0], x[1], x[2], x[3]});
     }
   }
-  DEVICE void receive(int c) {
+  // As late as can be: the products with the scores need not wait for it.
+  DEVICE void receive(int c, const float* factor) {
     ptx::barrier_wait(Sweep<C>::at(&shared.full_peer_h[sweep.group]), c & 1);
 #pragma unroll
     for (int p = 0; p < 4; p++) {
       const float4 x = shared.peer_h[sweep.group][p * 128 + sweep.thread];
+      const float2 f = *(const float2*)&factor[C::first + p * 8 + (sweep.lane & 3) * 2];
       float* own = &h[C::rank * 16 + 4 * p];
-      own[0] += x.x;
-      own[1] += x.y;
-      own[2] += x.z;
-      own[3] += x.w;
+      own[0] += f.x * x.x;
+      own[1] += f.y * x.y;
+      own[2] += f.x * x.z;
+      own[3] += f.y * x.w;
     }
     __syncwarp();
     if (sweep.lane == 0) {
@@ -125,7 +127,7 @@ struct StateWarps {
 #pragma unroll
     for (int step = 0; step < 4; step++) {
       ptx::load_transposed(x[step], transposed(v, step * 16));
-      const float* beta = &record[Record::beta + step * 16 + (sweep.lane & 3) * 2];
+      const float* beta = &record[C::beta + step * 16 + (sweep.lane & 3) * 2];
 #pragma unroll
       for (int e = 0; e < 2; e++) {
         const float2 b = *(const float2*)&beta[8 * e];
@@ -269,8 +271,7 @@ struct StateWarps {
     uint32_t x[4][4];
     scaled_values(x, v, record);
     ptx::barrier_wait(Sweep<C>::at(&shared.full_s[s_stage]), Sweep<C>::parity(c, C::s_stages));
-    if constexpr (C::pair) receive(c);
-    add_scores(shared.factor[s_stage], v, Sweep<C>::at(&shared.s[s_stage][0][0]));
+    add_scores(shared.factor[c & 1], v, Sweep<C>::at(&shared.s[s_stage][0][0]));
     update(x, ptx::descriptor(Sweep<C>::at(&shared.k[k_stage][0][0][0]), C::k_pitch));
     if constexpr (!C::dot) {
       if (sweep.thread == 0) ptx::stores_read();
@@ -279,6 +280,7 @@ struct StateWarps {
     ptx::mma_wait<1>();
     sweep.release(&shared.empty_s[s_stage]);
     if constexpr (C::producer) sweep.release(&shared.empty_v[sweep.group][v_stage]);
+    if constexpr (C::pair) receive(c, shared.factor[c & 1]);
     output(c);
     if constexpr (!C::producer) {
       if (sweep.thread == 0) sweep.load_v(sweep.where(), c + C::v_stages, sweep.group);

@@ -1,6 +1,7 @@
-// Backward passes of the norms. A block owns a fixed range of rows of one group. A thread meets the
-// same columns in every row, so the parameters' gradients are sums in its registers; the block adds
-// those of its teams in order into one row of partials, and `partial_sum` adds the rows.
+// Backward passes of the norms for lines of any width and place. A block owns a fixed range of rows
+// of one group. A thread meets the same columns in every row, so the parameters' gradients are sums
+// in its registers; the block adds those of its teams in order into one row of partials, and
+// `partial_sum` adds the rows.
 #pragma once
 #include "norm_forward.cuh"
 

@@ -1,4 +1,5 @@
-// Forward passes of the norms. args/norm.zig: NormForward, HeadNormGateForward.
+// Forward passes of the norms for lines of any width and place. args/norm.zig: NormForward,
+// HeadNormGateForward.
 #pragma once
 #include "norm_line.cuh"
 

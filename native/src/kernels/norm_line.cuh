@@ -103,9 +103,20 @@ struct Gates {
   float open, shut;  // σ(o), σ(−o)
 };
 
+/// 1/x of a number from 1 to 2, to within an ulp: a division would branch for the other numbers.
+DEVICE float inverse(float x) {
+#ifdef XL_EMULATED
+  return 1.f / x;
+#else
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return fmaf(y, fmaf(-x, y, 1.f), y);
+#endif
+}
+
 /// Both from one exponential and one division, neither by a difference.
 DEVICE Gates gates(float o) {
-  const float e = expf(-fabsf(o)), large = 1.f / (1.f + e), small = e * large;
+  const float e = expf(-fabsf(o)), large = inverse(1.f + e), small = e * large;
   return o < 0 ? Gates{small, large} : Gates{large, small};
 }
 
@@ -113,5 +124,8 @@ DEVICE Gates gates(float o) {
 template <typename Args> constexpr bool gated = false;
 template <> constexpr bool gated<HeadNormGateForward> = true;
 template <> constexpr bool gated<HeadNormGateBackward> = true;
+/// Whether they hold a bias.
+template <typename Args> constexpr bool has_bias = true;
+template <> constexpr bool has_bias<NormBackward> = false;
 
 }  // namespace norms

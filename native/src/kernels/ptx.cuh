@@ -107,6 +107,13 @@ DEVICE void tensor_load(uint32_t to, const TensorMap* map, uint32_t barrier, Box
     "l"(map), "r"(barrier), "r"(b.column), "r"(b.token), "r"(b.block), "r"(b.head), "r"(b.batch)
     : "memory");
 }
+// Into L2 only.
+DEVICE void tensor_prefetch(const TensorMap* map, Box b) {
+  asm volatile(
+    "cp.async.bulk.prefetch.tensor.5d.L2.global.tile [%0, {%1, %2, %3, %4, %5}];" ::"l"(map),
+    "r"(b.column), "r"(b.token), "r"(b.block), "r"(b.head), "r"(b.batch)
+    : "memory");
+}
 DEVICE void tensor_store(const TensorMap* map, uint32_t from, Box b) {
   asm volatile(
     "cp.async.bulk.tensor.5d.global.shared::cta.bulk_group "
@@ -156,6 +163,16 @@ DEVICE uint32_t load_word(uint32_t from) {
 DEVICE void store_word(uint32_t to, uint32_t x) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(x) : "memory");
 }
+DEVICE void load_words(uint32_t (&x)[4], uint32_t from) {
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(from));
+}
+DEVICE void store_words(uint32_t to, const uint32_t (&x)[4]) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x[0]), "r"(x[1]),
+               "r"(x[2]), "r"(x[3])
+               : "memory");
+}
 
 // Numbers
 
@@ -174,6 +191,15 @@ DEVICE float low_half(uint32_t x) {
 }
 DEVICE float high_half(uint32_t x) {
   return __uint_as_float(x & 0xffff0000u);
+}
+// A select even where the compiler would rather jump around what the value takes to compute: jumps
+// would make the steps of a long row of values wait for each other.
+DEVICE float select_at_most(uint32_t x, uint32_t limit, float value, float otherwise) {
+  float y;
+  asm("{.reg .pred p; setp.le.u32 p, %1, %2; selp.f32 %0, %3, %4, p;}"
+      : "=f"(y)
+      : "r"(x), "r"(limit), "f"(value), "f"(otherwise));
+  return y;
 }
 DEVICE float power2(float x) {
   float y;

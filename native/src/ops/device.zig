@@ -41,6 +41,29 @@ pub fn useCublasLt(context: *Context, path_length: i32) Error!void {
     if (gpu.lt == null) try gpu.openCublasLt(text[0..length :0]);
 }
 
+/// Scratch text holds lines that `exportAlgorithms` wrote. With `timing`, shapes without a choice
+/// are timed at their first use.
+pub fn importAlgorithms(context: *Context, text_length: i32, timing: i32) Error!void {
+    const gpu = try opened(context);
+    const text = &scratch.block.text;
+    if (text_length < 0 or text_length > text.len)
+        return status.invalid("cuBLASLt: a text of {d} bytes", .{text_length});
+    const lt = if (gpu.lt) |*lt| lt else return;
+    lt.choices.timing = timing != 0;
+    try lt.choices.import(context.gpa, text[0..@intCast(text_length)]);
+}
+
+/// The algorithms that were chosen by time in this process, from number `first` on, into scratch
+/// text. Numbers: its bytes, how many they are.
+pub fn exportAlgorithms(context: *Context, first: i32) Error!void {
+    const gpu = try opened(context);
+    if (first < 0) return status.invalid("cuBLASLt: choice {d}", .{first});
+    var writer = std.Io.Writer.fixed(&scratch.block.text);
+    const count = if (gpu.lt) |*lt| lt.choices.exportTo(@intCast(first), &writer) else 0;
+    scratch.block.numbers[0] = @floatFromInt(writer.end);
+    scratch.block.numbers[1] = @floatFromInt(count);
+}
+
 /// Where tensors that are made from nothing go from now on.
 pub fn use(context: *Context, code: i32) Error!void {
     var call = Call.begin(context, "useDevice");
@@ -86,7 +109,7 @@ pub fn facts(context: *Context) Error!void {
 
 /// Waits until everything that was asked of the GPU is done.
 pub fn synchronize(context: *Context) Error!void {
-    if (context.gpu) |gpu| try gpu.wait("synchronize");
+    if (context.gpu) |gpu| try gpu.synchronize();
 }
 
 /// Starts recording instead of running.

@@ -124,6 +124,7 @@ inline void tensor_load(uint32_t to, const TensorMap* map, uint32_t barrier, Box
     landed(barrier, (int)(map->opaque[10] * map->opaque[11] * map->opaque[12] * 2));
   }});
 }
+inline void tensor_prefetch(const TensorMap*, Box) {}
 inline void tensor_store(const TensorMap* map, uint32_t from, Box b) {
   host::current->stores.push_back(host::transfers.size());
   host::transfers.push_back({host::active, [=] {
@@ -187,6 +188,17 @@ inline void store_transposed(uint32_t to, uint32_t a, uint32_t b, uint32_t c, ui
 }
 inline uint32_t load_word(uint32_t from) { return *(uint32_t*)(host::active->shared + from); }
 inline void store_word(uint32_t to, uint32_t x) { *(uint32_t*)(host::active->shared + to) = x; }
+inline void load_words(uint32_t (&x)[4], uint32_t from) {
+  if (from % 16) host::fail("load not aligned");
+  memcpy(x, host::active->shared + from, 16);
+}
+inline void store_words(uint32_t to, const uint32_t (&x)[4]) {
+  if (to % 16) host::fail("store not aligned");
+  memcpy(host::active->shared + to, x, 16);
+}
+inline float select_at_most(uint32_t x, uint32_t limit, float value, float otherwise) {
+  return x <= limit ? value : otherwise;
+}
 
 inline float low_half(uint32_t x) { return host::bf16_float(x & 0xffff); }
 inline float high_half(uint32_t x) { return host::bf16_float(x >> 16); }

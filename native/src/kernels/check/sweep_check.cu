@@ -15,6 +15,7 @@
 #include "../mlstm_sweep_backward.cu"
 #include "../mlstm_sweep_forward.cu"
 #include "../mlstm_sweep_pair.cu"
+#include "sweep_variants.cuh"
 
 #include <algorithm>
 #include "check_device.hpp"
@@ -87,7 +88,8 @@ struct Inputs {
     const size_t tokens = (size_t)s.batch * s.length, units = (size_t)s.batch * s.heads;
     q = halves(tokens * s.heads * s.qk, 1), k = halves(tokens * s.heads * s.qk, 2);
     v = halves(tokens * s.heads * s.v, 3), dh = halves(tokens * s.heads * s.v, 4);
-    i = floats(tokens * s.heads, 5, 0, 1), f = floats(tokens * s.heads, 6, 3, 1);
+    i = floats(tokens * s.heads, 5, 0, s.steep ? 300 : 1);
+    f = floats(tokens * s.heads, 6, 3, s.steep ? 60 : 1);
     lengths.assign(s.batch, s.length);
     borders.assign(tokens, 0);
     if (s.ragged)
@@ -180,7 +182,8 @@ static void check(const Shape& s) {
   const auto c = fetch(p.c_last, p.units * state), dc0 = fetch(p.dc0, p.units * state);
   const auto n = fetch(p.n_last, p.units * s.qk), m_last = fetch(p.m_last, p.units);
   Error eh{"h", 7e-3}, edv{"dv", 7e-3}, edq{"dq", 7e-3}, edk{"dk", 7e-3}, em{"m", 1e-6};
-  Error es{"sigma", 3e-3}, ei{"di", 1e-2}, ef{"df", s.states ? 1e-1 : 2e-2}, ec{"c_last", 5e-3};
+  Error es{"sigma", 3e-3}, ei{"di", 1e-2}, ef{"df", s.states || s.steep ? 1e-1 : 2e-2};
+  Error ec{"c_last", 5e-3};
   Error edc{"dc0", 5e-3}, en{"n_last", 1e-4}, eml{"m_last", 1e-6};
   for (int u = 0; u < p.units; u++) {
     const UnitInput x = in.unit(s, u);
@@ -220,6 +223,7 @@ int main(int count, char** words) {
 #ifdef XL_HOPPER_HOST
   if (getenv("SEED")) host::seed = atoi(getenv("SEED"));
 #endif
+  use_variants = getenv("VARIANTS") != nullptr;
   const auto wanted = [&](const char* name) {
     for (int w = 1; w < count; w++)
       if (strstr(name, words[w])) return true;

@@ -8,7 +8,10 @@ struct Shape {
   bool sigmoid, normalize, states, fused;
   int reset;    // reset_none, reset_exact, reset_soft
   bool ragged;  // lengths
+  bool steep;   // gates far from what soft caps allow
 };
+
+static bool use_variants = false;  // of sweep_variants.cuh, where there are any
 
 enum Pass { forward_pass, dv_pass, dq_pass, dk_pass };
 
@@ -31,7 +34,7 @@ struct Problem {
   uint8_t* borders = nullptr;
   int32_t* lengths = nullptr;
   float *sigma, *m, *c_last, *n_last, *m_last, *dc0, *di, *df;
-  float *records, *reversed, *rows, *columns, *c_scratch;
+  float *records, *rows, *columns, *c_scratch;
   double *summaries, *tiles, *tails;
   std::vector<void*> owned;
 
@@ -76,11 +79,10 @@ struct Problem {
     m_last = alloc<float>(units);
     const size_t record = (size_t)units * chunks;
     records = alloc<float>(record * Record::size_norm);
-    reversed = alloc<float>(record * Record::size);
     rows = alloc<float>((size_t)(s.qk + 63) / 64 * units * padded);
     columns = alloc<float>((size_t)(s.qk + 63) / 64 * units * padded);
     summaries = alloc<double>(record * 2);
-    tiles = alloc<double>((size_t)units * ((s.length + 255) / 256) * 2);
+    tiles = alloc<double>(record * 2);
     tails = alloc<double>(units);
   }
   ~Problem() {
@@ -91,6 +93,7 @@ struct Problem {
     return {(uint64_t)s.batch, (uint64_t)s.length, (uint64_t)s.heads, (uint32_t)chunks,
             (uint32_t)s.sigmoid, (uint32_t)s.normalize, (uint32_t)s.reset};
   }
+  uint64_t gate_blocks() const { return (uint64_t)s.batch * chunks * ((s.heads + 7) / 8); }
   void gates(bool backward) const {
     MlstmGates a = {};
     a.i = i, a.f = f, a.m0 = m0, a.borders = borders, a.lengths = lengths;
@@ -98,12 +101,12 @@ struct Problem {
     a.scale = scale, a.eps = 1e-6, a.reset_value = -25;
     a.sizes = gate_sizes();
     if (backward) {
-      a.sigma = s.normalize ? sigma : nullptr, a.reversed = reversed;
+      a.sigma = s.normalize ? sigma : nullptr;
     } else {
       a.m = m, a.m_last = m_last, a.sigma_out = sigma;
     }
-    if (!s.sigmoid) LAUNCH(mlstm_gates_summaries, (uint64_t)s.batch * chunks, 1, 256, 0, a);
-    LAUNCH(mlstm_gates_records, (uint64_t)s.batch * chunks, 1, 256, 0, a);
+    if (!s.sigmoid) LAUNCH(mlstm_gates_summaries, gate_blocks(), 1, 256, 0, a);
+    LAUNCH(mlstm_gates_records, gate_blocks(), 1, 256, 0, a);
   }
 
   // Width of the keys of a pass as its kernel has it.
@@ -142,7 +145,7 @@ struct Problem {
     a.x = pass == dq_pass ? map_qk(q, 1, box_rows)
           : pass == dk_pass ? map_qk(k, 1, box_rows)
                             : a.v;
-    a.records = pass == forward_pass || pass == dq_pass ? records : reversed;
+    a.records = records;
     a.lengths = lengths;
     a.units = units, a.length = s.length, a.heads = s.heads, a.chunks = chunks;
     a.key_width = narrow ? s.qk : s.v, a.value_width = narrow ? s.v : s.qk;
@@ -170,14 +173,21 @@ struct Problem {
     const Sizes pair = sizes_of<SweepShape<256, false, false, true, 0>>();
     const uint64_t blocks = 2 * (uint64_t)units * a.slices;
     if (key(pass) == 512 && pass == dq_pass) {
-      LAUNCH(mlstm_sweep_512_dq, blocks, 1, pair.threads, pair.shared, a, 2);
+      const auto kernel = use_variants ? mlstm_sweep_512_dq_variant : mlstm_sweep_512_dq;
+      LAUNCH(kernel, blocks, 1, pair.threads, pair.shared, a, 2);
       return;
     }
     if (key(pass) == 512 && pass == dk_pass) {
-      LAUNCH(mlstm_sweep_512_dk, blocks, 1, pair.threads, pair.shared, a, 2);
+      const auto kernel = use_variants ? mlstm_sweep_512_dk_variant : mlstm_sweep_512_dk;
+      LAUNCH(kernel, blocks, 1, pair.threads, pair.shared, a, 2);
       return;
     }
     const bool norm = pass == forward_pass && s.normalize;
+    if (use_variants && norm && key(pass) == 256) {
+      const Sizes z = sizes_of<SweepShape<256, true, false, false, -1, false>>();
+      LAUNCH(mlstm_sweep_256_norm_variant, (uint64_t)units * a.slices, 1, z.threads, z.shared, a);
+      return;
+    }
     if (pass == forward_pass) {
       SWEEP_CASE(64, true, false, false, mlstm_sweep_64_norm)
       SWEEP_CASE(64, false, false, false, mlstm_sweep_64_plain)
@@ -222,9 +232,8 @@ struct Problem {
     a.rows = rows, a.columns = columns, a.tiles = tiles, a.tails = dc ? tails : nullptr;
     a.di = di, a.df = df, a.sizes = gate_sizes();
     a.row_parts = a.column_parts = (s.qk + 63) / 64;
-    const uint64_t blocks = (uint64_t)units * ((s.length + 255) / 256);
-    LAUNCH(mlstm_gate_sums, blocks, 1, 256, 0, a);
-    LAUNCH(mlstm_gate_gradients, blocks, 1, 256, 0, a);
+    LAUNCH(mlstm_gate_sums, gate_blocks(), 1, 256, 0, a);
+    LAUNCH(mlstm_gate_gradients, gate_blocks(), 1, 256, 0, a);
   }
   // dV last: dc0 may be dc, which dK reads too.
   void backward() const {
