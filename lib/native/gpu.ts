@@ -1,6 +1,7 @@
 // The GPU: opened at the first call that wants it, through the driver that is installed.
 
 import { existsSync, readdirSync } from "node:fs";
+import { algorithmFile, keepAlgorithms } from "./algorithms.ts";
 import { NativeError } from "./errors.ts";
 import { check, lastError, native, options, scratch } from "./library.ts";
 import { Status } from "./symbols.ts";
@@ -96,7 +97,10 @@ export function gpuFacts(): GpuFacts {
 function openCublasLt(): void {
   const tried: string[] = [];
   for (const path of cublasLtPaths()) {
-    if (native().xl_use_cublaslt(putText(path)) === 0) return;
+    if (native().xl_use_cublaslt(putText(path)) === 0) {
+      const { name, cublasLt } = gpuFacts();
+      return keepAlgorithms(algorithmFile(name, cublasLt));
+    }
     tried.push(lastError());
   }
   process.emitWarning(

@@ -1,6 +1,6 @@
 // Generated from the Zig export table by `bun run build:native --bindings`. Do not edit.
 
-export const abiHash = 611439975;
+export const abiHash = 561441694;
 
 export const Status = {
   ok: 0,
@@ -511,6 +511,16 @@ export const symbols = {
   },
   /** xl_use_cublaslt(path_length) Opens the cuBLASLt library whose path is in scratch text. */
   xl_use_cublaslt: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_import_algorithms(text_length, timing) Takes choices of cuBLASLt's algorithms from scratch text; timing: whether to make others. */
+  xl_import_algorithms: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_export_algorithms(first) New choices into scratch text. Numbers: its bytes, how many. */
+  xl_export_algorithms: {
     args: ["i32"],
     returns: "i32",
   },

@@ -4,6 +4,7 @@ test {
     _ = @import("dtype.zig");
     _ = @import("abi/handles.zig");
     _ = @import("abi/status.zig");
+    _ = @import("cuda/cublaslt_choice.zig");
     _ = @import("runtime/arena.zig");
     _ = @import("runtime/pool.zig");
     _ = @import("test_conv.zig");

@@ -17,6 +17,18 @@ pub const table = .{
         &.{"path_length"},
         "Opens the cuBLASLt library whose path is in scratch text.",
     ),
+    row(
+        "xl_import_algorithms",
+        device.importAlgorithms,
+        &.{ "text_length", "timing" },
+        "Takes choices of cuBLASLt's algorithms from scratch text; timing: whether to make others.",
+    ),
+    row(
+        "xl_export_algorithms",
+        device.exportAlgorithms,
+        &.{"first"},
+        "New choices into scratch text. Numbers: its bytes, how many.",
+    ),
     row("xl_use_device", device.use, &.{"device"}, "Where new tensors go."),
     row("xl_device_facts", device.facts, &.{}, "Name in scratch text; numbers: ops/device.zig."),
     row("xl_to_device", create.move, &.{ "x", "device" }, "The tensor on another device."),

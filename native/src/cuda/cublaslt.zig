@@ -4,9 +4,9 @@
 //! The library is column-major: C = A·B of row-major matrices is computed as Cᵀ = Bᵀ·Aᵀ, which
 //! costs nothing. One plan (descriptors and algorithm) per shape is made at its first use and kept.
 //!
-//! The algorithm is the fastest of those that the library proposes, timed once (cublaslt_choice.zig);
-//! inside of a capture nothing can be timed, there the library's first proposal serves for now. None
-//! of them adds in an order that depends on time.
+//! The algorithm is the fastest of those that the library proposes, timed once
+//! (cublaslt_choice.zig); inside of a capture nothing can be timed, there the library's first
+//! proposal serves for now. None of them adds in an order that depends on time.
 
 const std = @import("std");
 const library = @import("../runtime/library.zig");

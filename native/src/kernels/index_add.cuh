@@ -87,8 +87,8 @@ struct Place {
   }
 };
 
-/// Adds the equals of `index` from the warp's lane `lane` on, whose places follow each other. Returns
-/// whether the last lane is one of them, so that more may follow.
+/// Adds the equals of `index` from the warp's lane `lane` on, whose places follow each other.
+/// Returns whether the last lane is one of them, so that more may follow.
 template <typename S, int n>
 DEVICE bool add_equals(AddColumns<S, n>& columns, const Place& near, int32_t index, int lane) {
   const unsigned others = ~(__ballot_sync(full_mask, near.index == index) >> lane);

@@ -53,7 +53,7 @@ struct Vectors {
     const bool sigmoid = a.sizes.sigmoid;
     const uint64_t unit = place.unit();
     const double before = sigmoid ? 0 : m_before(a, unit, place.chunk);
-    double after = sigmoid ? 0 : fmax(g.decay() + before, g.floor());
+    double after = sigmoid ? 0 : greater(g.decay() + before, g.floor());
     const bool last = (int)place.chunk == (g.tokens + CHUNK - 1) / CHUNK - 1;
     const float m_last = (float)(after * ln_2);
     // C and n of the last state match the m that its tensor can hold.
@@ -66,7 +66,7 @@ struct Vectors {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int t = g.token(e);
-      const double reached = g.sees_state(t) ? fmax(before, g.highest[e]) : g.highest[e];
+      const double reached = g.sees_state(t) ? greater(before, g.highest[e]) : g.highest[e];
       of_token[e] = sigmoid ? 0 : g.b[e] + reached;
       m[t] = t < g.valid ? (float)(of_token[e] * ln_2) : 0.f;
     }
@@ -133,10 +133,10 @@ KERNEL(256, mlstm_gates_records, MlstmGates) {
   if (a.m) place.store(a.m, f);
   if (!a.sigma_out) return;
   const int tokens = a.lengths ? a.lengths[place.row] : (int)a.sizes.length;
-  for (int e = threadIdx.x; e < CHUNK * block_heads; e += gate_threads) {
-    const bool written = a.sizes.normalize && (int)place.chunk * CHUNK + e / block_heads < tokens;
-    uint64_t at;
-    if (!written && place.inside(e, &at)) a.sigma_out[at] = 0;
+  for (int e = 0; e < 2; e++) {
+    const int token = place.chunk * CHUNK + place.moved_token(e);
+    const bool written = a.sizes.normalize && token < tokens;
+    if (!written && place.moves(e)) a.sigma_out[place.from(e)] = 0;
   }
 }
 

@@ -7,7 +7,10 @@
 
 constexpr double log2_e = 1.4426950408889634, ln_2 = 0.6931471805599453;
 constexpr double lowest = -1e300;  // of a token that does not exist
-constexpr int block_heads = 8, gate_threads = block_heads * warp_size;
+// Without the detours of fmax around NaN: where one comes in, it also comes out of b and w.
+DEVICE double greater(double x, double y) { return x > y ? x : y; }
+
+constexpr int block_heads = 8;  // a warp each
 
 DEVICE float exp2_of(double x) { return exp2f((float)x); }
 
@@ -16,40 +19,42 @@ typedef float HeadTile[block_heads][CHUNK + 4];
 
 // What a block has: 64 tokens of 8 heads; and a warp: one of these heads.
 struct GatePlace {
-  uint64_t row, first_head;
-  uint32_t chunk;
+  uint32_t row, first_head, chunk;
   const MlstmGateSizes& sizes;
 
   DEVICE explicit GatePlace(const MlstmGateSizes& z) : sizes(z) {
-    const uint64_t groups = (z.heads + block_heads - 1) / block_heads, index = blockIdx.x / groups;
+    const uint32_t groups = ((uint32_t)z.heads + block_heads - 1) / block_heads;
+    const uint32_t index = blockIdx.x / groups;
     row = index / z.chunks;
-    first_head = blockIdx.x % groups * block_heads;
-    chunk = (uint32_t)(index % z.chunks);
+    first_head = (blockIdx.x - index * groups) * block_heads;
+    chunk = index - row * z.chunks;
   }
   DEVICE static int warp() { return threadIdx.x / warp_size; }
   DEVICE static int lane() { return threadIdx.x % warp_size; }
-  DEVICE uint64_t head() const { return first_head + warp(); }
+  DEVICE uint32_t head() const { return first_head + warp(); }
   DEVICE uint64_t unit() const { return row * sizes.heads + head(); }
   DEVICE bool exists() const { return head() < sizes.heads; }
 
-  // Where element `e` of the tile is in [batch][length][heads], if it is there.
-  DEVICE bool inside(int e, uint64_t* at) const {
-    const uint64_t token = (uint64_t)chunk * CHUNK + e / block_heads;
-    const uint64_t one = first_head + e % block_heads;
-    *at = (row * sizes.length + token) * sizes.heads + one;
-    return token < sizes.length && one < sizes.heads;
+  // A thread moves one head of two tokens of the tile, 32 apart.
+  DEVICE static int moved_head() { return threadIdx.x % block_heads; }
+  DEVICE static int moved_token(int e) { return threadIdx.x / block_heads + e * warp_size; }
+  DEVICE bool moves(int e) const {
+    return chunk * CHUNK + moved_token(e) < sizes.length && first_head + moved_head() < sizes.heads;
   }
-  DEVICE void load(HeadTile& tile, const float* from) const {
-    for (int e = threadIdx.x; e < CHUNK * block_heads; e += gate_threads) {
-      uint64_t at;
-      tile[e % block_heads][e / block_heads] = inside(e, &at) ? from[at] : 0.f;
-    }
+  // In [batch][length][heads].
+  DEVICE uint64_t from(int e) const {
+    const uint64_t token = row * sizes.length + (chunk * CHUNK + moved_token(0));
+    return token * sizes.heads + (first_head + moved_head()) + e * warp_size * sizes.heads;
   }
-  DEVICE void store(float* to, const HeadTile& tile) const {
-    for (int e = threadIdx.x; e < CHUNK * block_heads; e += gate_threads) {
-      uint64_t at;
-      if (inside(e, &at)) to[at] = tile[e % block_heads][e / block_heads];
-    }
+  DEVICE void load(HeadTile& tile, const float* x) const {
+#pragma unroll
+    for (int e = 0; e < 2; e++)
+      tile[moved_head()][moved_token(e)] = moves(e) ? x[from(e)] : 0.f;
+  }
+  DEVICE void store(float* x, const HeadTile& tile) const {
+#pragma unroll
+    for (int e = 0; e < 2; e++)
+      if (moves(e)) x[from(e)] = tile[moved_head()][moved_token(e)];
   }
 };
 
@@ -102,6 +107,7 @@ struct ChunkGates {
     if (!some) return;
     const uint32_t even = __ballot_sync(full_mask, border[0]);
     const uint32_t odd = __ballot_sync(full_mask, border[1]);
+#pragma unroll 1
     for (int l = 0; l < warp_size; l++)
       borders |= ((uint64_t)(even >> l & 1) | (uint64_t)(odd >> l & 1) << 1) << (2 * l);
     for (int e = 0; e < 2; e++) {
@@ -129,17 +135,17 @@ struct ChunkGates {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const bool border = borders >> token(e) & 1;
-      highest[e] = border ? fmax(lf[e] - b[e], w[e]) : w[e];
+      highest[e] = border ? greater(lf[e] - b[e], w[e]) : w[e];
     }
-    if (first[1] <= token(0)) highest[1] = fmax(highest[0], highest[1]);
+    if (first[1] <= token(0)) highest[1] = greater(highest[0], highest[1]);
 #pragma unroll
     for (int step = 1; step < warp_size; step *= 2) {
       const double before = __shfl_up_sync(full_mask, highest[1], step);
       if (lane() >= step && token(1) - 2 * step >= first[1])
-        highest[1] = fmax(highest[1], before);
+        highest[1] = greater(highest[1], before);
     }
     const double before = __shfl_up_sync(full_mask, highest[1], 1);
-    if (lane() >= 1 && token(0) - 1 >= first[0]) highest[0] = fmax(highest[0], before);
+    if (lane() >= 1 && token(0) - 1 >= first[0]) highest[0] = greater(highest[0], before);
   }
 
   // What the chunk does to the state's m: max(decay + m, floor).
@@ -155,19 +161,19 @@ DEVICE double m_before(const MlstmGates& a, uint64_t unit, uint32_t chunk) {
   const uint32_t lane = threadIdx.x % warp_size, share = (chunk + warp_size - 1) / warp_size;
   double decay = 0, floor = -INFINITY;
   for (uint32_t c = lane * share; c < (lane + 1) * share && c < chunk; c++) {
-    floor = fmax(floor + summaries[2 * c], summaries[2 * c + 1]);
+    floor = greater(floor + summaries[2 * c], summaries[2 * c + 1]);
     decay += summaries[2 * c];
   }
   for (int step = 1; step < warp_size; step *= 2) {
     const double earlier_decay = __shfl_up_sync(full_mask, decay, step);
     const double earlier_floor = __shfl_up_sync(full_mask, floor, step);
     if (lane >= (uint32_t)step) {
-      floor = fmax(earlier_floor + decay, floor);
+      floor = greater(earlier_floor + decay, floor);
       decay += earlier_decay;
     }
   }
   const double initial = a.m0 ? a.m0[unit] * log2_e : 0;
   decay = __shfl_sync(full_mask, decay, warp_size - 1);
   floor = __shfl_sync(full_mask, floor, warp_size - 1);
-  return fmax(decay + initial, floor);
+  return greater(decay + initial, floor);
 }

@@ -12,7 +12,9 @@
 //
 // A block: one (batch row, head) and 128 columns of V. Warpgroups 0 and 1 keep C^T for 64 of them
 // in accumulators; the same registers are the A operand of C^T Q^T. Warpgroup 2 makes the gated
-// scores S (bf16, through shared memory) and keeps n. Q, K, V, S travel through rings.
+// scores S (bf16, through shared memory). n is its work too, or that of the idle warps beside the
+// one that feeds the copy engine. Q, K, V, S travel through rings. dV and dK read the records of
+// dQ with their vectors exchanged.
 //
 // Floor, per token and head: 2·(2·KEY + 2·VALUE) bytes, 4·KEY·VALUE + 128·(KEY + VALUE) FLOP.
 // Equals: cpu/mlstm_forward.zig, cpu/mlstm_backward.zig; reference/mlstm.zig.

@@ -1,6 +1,6 @@
 // The gradient sweeps: dV, dQ, dK. mlstm_sweep.cuh.
-// Registers 128 at launch (KEY >= 192) or 168; no serialised products. No
-// spills. Shared memory: last column below.
+// Registers 128 at launch (KEY >= 192) or 168; no serialised products. Spills: 256_dv, 256_dk and
+// 192_dk 12 bytes; others none. Shared memory: last column below.
 #ifndef XL_EMULATED
 #include "mlstm_sweep.cuh"
 

@@ -1,6 +1,6 @@
 // The forward sweeps: with the denominator (norm) and without (plain). mlstm_sweep.cuh.
 // Registers 128 at launch (KEY >= 192) or 168; no serialised products. Spills:
-// mlstm_sweep_256_norm 32 bytes, 128_norm 4; others none. Shared memory: last column below.
+// mlstm_sweep_256_norm 36 bytes; others none. Shared memory: last column below.
 #ifndef XL_EMULATED
 #include "mlstm_sweep.cuh"
 
