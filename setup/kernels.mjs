@@ -1,6 +1,6 @@
-// Compiles every CUDA unit for Hopper, as CI without a GPU can: a unit fails when it does not compile,
-// when a kernel spills more bytes than `native/src/kernels/spills.json` allows it, or when ptxas
-// serialises wgmma (its C75xx warnings).
+// Compiles every CUDA unit for Hopper, as CI without a GPU can: a unit fails when it does not
+// compile, when a kernel spills more bytes than `native/src/kernels/spills.json` allows it, or
+// when ptxas serialises wgmma (its C75xx warnings).
 
 import { spawn } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync } from "node:fs";

@@ -1,5 +1,6 @@
 // Captured steps: the numbers of the eager step bit for bit, new recordings for new shapes, nothing
-// that waits inside, memory that belongs to a graph, and updates that are skipped when they must be.
+// that waits inside, memory that belongs to a graph, and updates that are skipped when they must
+// be.
 
 import { afterEach, expect, test } from "bun:test";
 import { configs } from "../helpers/models.ts";
@@ -156,8 +157,9 @@ test("a graph's memory is its own while it lives, and everybody's afterwards", (
   });
   for (const item of [step, optimizer, model]) item.dispose();
   live.length = 0;
-  expect(gpuFacts().liveBytes).toBe(before.bytes);
-  expect(memory().tensors).toBe(before.tensors);
+  // Less, when the collector has found tensors of earlier tests meanwhile.
+  expect(gpuFacts().liveBytes).toBeLessThanOrEqual(before.bytes);
+  expect(memory().tensors).toBeLessThanOrEqual(before.tensors);
 });
 
 test("on the CPU the step simply runs", () => {

@@ -13,7 +13,7 @@ import {
   type Tensor,
 } from "../../lib/tensor/index.ts";
 import { relativeError } from "../../lib/verify/report.ts";
-import { onGpu } from "../helpers/gpu.ts";
+import { gpu, onGpu } from "../helpers/gpu.ts";
 
 const on = { ...joint };
 const off = { gates: false, gradients: false };
@@ -59,6 +59,9 @@ function run(dtype: "f32" | "bf16", used: readonly number[], rows = 5) {
   );
 }
 
+/** Our own product adds in one order whatever the shape; cuBLASLt does not, then bf16 rounds. */
+const bars = { f32: 1e-6, bf16: gpu.cublasLt > 0 ? 8e-3 : 1e-6 };
+
 const cases = { all: [0, 1, 2, 3, 4, 5], "without the last gate": [0, 1, 2, 3, 4], one: [2] };
 
 describe.each(["f32", "bf16"] as const)("%s", (dtype) => {
@@ -68,8 +71,9 @@ describe.each(["f32", "bf16"] as const)("%s", (dtype) => {
     const apart = run(dtype, i);
     expect(together.shapes).toEqual(apart.shapes);
     expect(together.kinds).toEqual(apart.kinds);
+    const valueBar = bars[dtype];
     together.values.forEach((y, k) => {
-      expect(relativeError(y, apart.values[k]!), `result ${k}`).toBeLessThan(1e-6);
+      expect(relativeError(y, apart.values[k]!), `result ${k}`).toBeLessThan(valueBar);
     });
     apart.gradients.forEach((want, k) => {
       const got = together.gradients[k];

@@ -164,9 +164,9 @@ fn Chunk(comptime A: type) type {
             );
         }
 
-        /// As large as the caches take, halved until there are `enough` blocks for threads to share:
-        /// the deeper a product, the more a small block reads for what it computes. Bits do not
-        /// depend on the blocks.
+        /// As large as the caches take, halved until there are `enough` blocks for threads to
+        /// share: the deeper a product, the more a small block reads for what it computes. Bits do
+        /// not depend on the blocks.
         fn chooseBlocks(chunk: *Self, enough: usize) void {
             const rows = [_]usize{ 12, 6, 4, 2, 1 };
             const columns = [_]usize{ 16, 8, 4, 2 };

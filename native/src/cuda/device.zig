@@ -90,7 +90,8 @@ pub const Device = struct {
         try api.check(api.MemHostAlloc(&pinned, pinned_bytes, 0), "pinned host memory");
         device.staging = @ptrCast(pinned.?);
         const no_timing = 2;
-        for (&device.copied) |*event| try api.check(api.EventCreate(event, no_timing), "CUDA event");
+        for (&device.copied) |*event|
+            try api.check(api.EventCreate(event, no_timing), "CUDA event");
         const fault = device.memory.alloc(&device.api, @sizeOf(Fault)) catch
             return status.fail(.out_of_memory, "CUDA: no device memory at all", .{});
         device.fault = fault.address;

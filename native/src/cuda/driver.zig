@@ -154,8 +154,8 @@ pub const Api = struct {
     }
 };
 
-const sticky = "; nothing on this GPU works until the process starts again, the CPU does; XL_SYNC=1 " ++
-    "names the kernel at fault";
+const sticky = "; nothing on this GPU works until the process starts again, the CPU does; " ++
+    "XL_SYNC=1 names the kernel at fault";
 
 /// Errors of a kernel that poison the context: illegal address, launch failure and their kin.
 fn isSticky(result: Result) bool {
