@@ -11,7 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
-import { findNvcc } from "./nvcc.mjs";
+import { chooseNvcc } from "./nvcc.mjs";
 import { ensureZig, zig, zigEnvironment } from "./python.mjs";
 import { capture, exclusively, root, say, SetupError, show } from "./terminal.mjs";
 
@@ -25,7 +25,7 @@ const committedHeader = join(folder, "src", "kernels", "args.h");
 
 /** Builds libxl.so unless it is up to date. `force` builds always; `nvcc` names the compiler. */
 export async function ensureNative({ force = false, nvcc } = {}) {
-  const options = buildOptions(nvcc);
+  const options = buildOptions(await chooseNvcc(nvcc));
   if (!force && isCurrent(options)) return;
   await ensureZig();
   await exclusively(() => {
@@ -76,8 +76,7 @@ function runZig(args, failure) {
   if (show(zig, args, { cwd: folder, env: zigEnvironment }) !== 0) throw new SetupError(failure);
 }
 
-function buildOptions(chosen) {
-  const nvcc = findNvcc(chosen);
+function buildOptions(nvcc) {
   return ["-Doptimize=safe", ...(nvcc ? ["-Dcuda=true", `-Dnvcc=${nvcc}`] : ["-Dcuda=false"])];
 }
 

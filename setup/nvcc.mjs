@@ -1,13 +1,45 @@
 // Finds the CUDA compiler. CUDA is optional: without nvcc the library is built for the CPU alone.
 
-import { existsSync, statSync, writeFileSync, readFileSync, mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { wheelNvcc } from "./python.mjs";
+import { ensureNvcc, wheelNvcc } from "./python.mjs";
 import { capture, find, say, SetupError, tools } from "./terminal.mjs";
+
+/** There where the driver has found a GPU. */
+export const gpuDevice = "/dev/nvidia0";
 
 const oldest = 13;
 /** Written by `bun run setup --cuda`: tests install the wheels too, which changes no build. */
 export const wheelsWanted = join(tools, "cuda-wanted");
+/** Why the wheels could not be installed: not tried again at every start. */
+const wheelsFailed = join(tools, "cuda-failed");
+
+/**
+ * The nvcc to build with, or undefined. A machine with a GPU and no toolkit gets the compiler from
+ * PyPI; where that fails the library is built for the CPU, and a sentence says so once.
+ */
+export async function chooseNvcc(chosen) {
+  const found = findNvcc(chosen);
+  if (found || process.env.XL_CUDA === "0" || !existsSync(gpuDevice)) return found;
+  if (existsSync(wheelsFailed)) return undefined;
+  try {
+    return await ensureNvcc();
+  } catch (error) {
+    mkdirSync(tools, { recursive: true });
+    writeFileSync(wheelsFailed, `${error.message}\n`);
+    say(`there is a GPU, and no CUDA compiler: ${error.message}`);
+    say("building for the CPU alone; `bun run setup --cuda` tries again");
+    return undefined;
+  }
+}
+
+/** Installs the CUDA compiler from PyPI and makes builds use it. Returns its path. */
+export async function wantWheels() {
+  const path = await ensureNvcc();
+  writeFileSync(wheelsWanted, "builds use the CUDA compiler beside this file\n");
+  rmSync(wheelsFailed, { force: true });
+  return path;
+}
 
 /**
  * The nvcc to use, or undefined. Order: the one asked for, $CUDA_HOME, PATH, the wheels of

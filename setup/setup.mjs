@@ -1,12 +1,10 @@
 // `bun run setup [--blas] [--cuda]`: what every recipe does at its start, an optional BLAS, and the
 // CUDA compiler for machines without a CUDA toolkit.
 
-import { writeFileSync } from "node:fs";
-
 import { ensureNative } from "./native.mjs";
 import { ensurePackages } from "./packages.mjs";
-import { wheelsWanted } from "./nvcc.mjs";
-import { ensureBlas, ensureNvcc } from "./python.mjs";
+import { wantWheels } from "./nvcc.mjs";
+import { ensureBlas } from "./python.mjs";
 import { say, SetupError, withErrors } from "./terminal.mjs";
 
 await withErrors(async () => {
@@ -17,10 +15,7 @@ await withErrors(async () => {
     throw new SetupError(`${unknown.join(", ")} is unknown; \`bun run setup\` knows ${list}.`);
   }
   await ensurePackages();
-  if (process.argv.includes("--cuda")) {
-    say(`nvcc lies in ${await ensureNvcc()}`);
-    writeFileSync(wheelsWanted, "builds use the CUDA compiler beside this file\n");
-  }
+  if (process.argv.includes("--cuda")) say(`nvcc lies in ${await wantWheels()}`);
   await ensureNative();
   if (process.argv.includes("--blas")) say(`OpenBLAS lies in ${await ensureBlas()}`);
   say("ready");

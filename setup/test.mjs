@@ -6,13 +6,12 @@ import { join } from "node:path";
 import { closest } from "../lib/config/suggest.ts";
 import { checkKernels } from "./kernels.mjs";
 import { ensureEmulator, runNativeTests } from "./native.mjs";
-import { findNvcc } from "./nvcc.mjs";
+import { findNvcc, gpuDevice } from "./nvcc.mjs";
 import { bun } from "./packages.mjs";
 import { ensureNvcc } from "./python.mjs";
 import { root, SetupError, show, tail, tools, withErrors } from "./terminal.mjs";
 
 const folders = (...names) => names.map((name) => `./test/${name}`);
-const gpuDevice = "/dev/nvidia0";
 
 const tiers = {
   native: () => nativeTier("safe"),
@@ -69,7 +68,9 @@ function nativeTier(mode) {
 
 /** Every CUDA unit must compile, whether there is a GPU or not. */
 async function kernelTier() {
-  const results = await checkKernels(findNvcc() ?? (await ensureNvcc()));
+  const nvcc = findNvcc() ?? (await ensureNvcc().catch((error) => error));
+  if (nvcc instanceof Error) return { skipped: nvcc.message };
+  const results = await checkKernels(nvcc);
   for (const { unit, problems } of results) {
     for (const problem of problems) process.stdout.write(`${unit}: ${problem}\n`);
   }

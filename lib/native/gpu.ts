@@ -61,12 +61,16 @@ function ordinalOf(): number {
   throw new GpuError(Status.invalid_argument, reason);
 }
 
-/** Whether a GPU can be used here; opens it if so. */
+/**
+ * Whether a GPU can be used here; opens it if so. Where the machine has one that cannot be used, a
+ * warning says why.
+ */
 export function hasGpu(): boolean {
   try {
     openGpu();
     return true;
-  } catch {
+  } catch (error) {
+    if (existsSync("/dev/nvidia0")) process.emitWarning(`the GPU is not used: ${error}`);
     return false;
   }
 }
