@@ -2,7 +2,7 @@
 
 import { headNorm, headNormGate, type Tensor } from "../tensor/index.ts";
 import type { ModelConfig } from "./config.ts";
-import { recompute } from "./layers.ts";
+import { isRecomputed } from "./layers.ts";
 import type { Parameter, ParameterStore } from "./parameter.ts";
 
 /** A norm per head over the value width. */
@@ -32,6 +32,7 @@ export class HeadNorm {
 
   /** σ(o) ∘ norm(h) in one pass; o [B, S, NH·DV] before the sigmoid. */
   gated(h: Tensor, o: Tensor): Tensor {
-    return headNormGate(h, o, this.scale, { ...this.#options, recompute: recompute.heads });
+    const options = { ...this.#options, recompute: isRecomputed("heads", h) };
+    return headNormGate(h, o, this.scale, options);
   }
 }

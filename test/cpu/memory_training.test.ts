@@ -23,12 +23,16 @@ import { recomputable, release, remembered, transient } from "../../lib/tensor/t
 import { type ConfigName, configs, scrambled, tokens } from "../helpers/models.ts";
 import { settle } from "../helpers/settle.ts";
 
-const all = { ...recompute };
+const all = { ...recompute, onCpu: true };
+Object.assign(recompute, all);
 const none = { norms: false, heads: false, activations: false };
 
 beforeEach(settle);
 afterEach(() => void Object.assign(recompute, all));
-afterAll(settle);
+afterAll(async () => {
+  recompute.onCpu = false;
+  await settle();
+});
 
 const hash = (x: Tensor) => Bun.hash.xxHash3(x.bytesSync());
 
