@@ -41,6 +41,24 @@ async function check(nvcc, unit, allowed) {
   return { problems: [...serialised, ...tooMany], spills };
 }
 
+/**
+ * Runs the Hopper kernels of the mLSTM on the processor (wgmma, TMA and mbarriers emulated) against
+ * f64: every pass, head width, gate, reset and tail. One result, as a unit's.
+ */
+export async function checkSweep() {
+  const unit = "check/sweep_check.cu";
+  const program = join(tools, "cubins", "sweep_check");
+  const includes = [`-I${folder}`, `-I${join(folder, "check")}`];
+  const source = ["-x", "c++", join(folder, unit)];
+  // Warnings off: pragmas and attributes of nvcc.
+  const flags = ["-std=c++17", "-O2", "-w", "-DXL_HOPPER_HOST", ...includes];
+  mkdirSync(join(tools, "cubins"), { recursive: true });
+  const built = await run("g++", [...flags, ...source, "-o", program, "-lpthread"]);
+  if (built.status !== 0) return { unit, problems: [built.text.trim()] };
+  const { status, text } = await run(program, []);
+  return { unit, problems: status === 0 ? [] : [text.split("\n").slice(-40).join("\n")] };
+}
+
 function run(command, args) {
   return new Promise((resolve) => {
     const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"] });

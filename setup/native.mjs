@@ -47,6 +47,15 @@ export async function ensureEmulator() {
   runZig(["build", "emulator"], "the CUDA emulator does not build; the errors are above.");
 }
 
+/** The emulator's own tests, as one result. */
+export function testEmulator() {
+  const { status, output } = capture(zig, ["build", "emulator-test"], {
+    cwd: folder,
+    env: zigEnvironment,
+  });
+  return { unit: "the emulator", problems: status === 0 ? [] : [output.trim()] };
+}
+
 /**
  * Writes what is generated from the native sources: lib/native/symbols.ts, the TypeScript table of
  * the exported functions, and native/src/kernels/args.h, the structs that kernels take.

@@ -4,8 +4,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { closest } from "../lib/config/suggest.ts";
-import { checkKernels } from "./kernels.mjs";
-import { ensureEmulator, runNativeTests } from "./native.mjs";
+import { checkKernels, checkSweep } from "./kernels.mjs";
+import { ensureEmulator, runNativeTests, testEmulator } from "./native.mjs";
 import { findNvcc, gpuDevice } from "./nvcc.mjs";
 import { bun } from "./packages.mjs";
 import { ensureNvcc } from "./python.mjs";
@@ -66,11 +66,14 @@ function nativeTier(mode) {
   return { passed: Number(passed), failed: status === 0 ? failed : Math.max(failed, 1), skipped };
 }
 
-/** Every CUDA unit must compile, whether there is a GPU or not. */
+/**
+ * Every CUDA unit must compile, whether there is a GPU or not; the Hopper kernels must compute what
+ * they should on an emulated one, and the emulator of the driver must see what it should.
+ */
 async function kernelTier() {
   const nvcc = findNvcc() ?? (await ensureNvcc().catch((error) => error));
   if (nvcc instanceof Error) return { skipped: nvcc.message };
-  const results = await checkKernels(nvcc);
+  const results = [...(await checkKernels(nvcc)), await checkSweep(), testEmulator()];
   for (const { unit, problems } of results) {
     for (const problem of problems) process.stdout.write(`${unit}: ${problem}\n`);
   }
