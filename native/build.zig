@@ -28,7 +28,7 @@ const portable_units = [_][]const u8{
 };
 /// Sources of the emulator, `src/emulator/*.cpp`.
 const emulator_files = [_][]const u8{
-    "driver", "faults", "fibers", "graph", "launch", "memory", "shared", "state", "stream",
+    "driver", "faults", "fibers", "graph", "launch", "memory", "nccl", "shared", "state", "stream",
 };
 const emulator_flags = [_][]const u8{
     "-std=c++17",        "-fno-exceptions",     "-fno-rtti",

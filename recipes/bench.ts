@@ -2,11 +2,14 @@
 //
 //   bun run bench cpu
 //   bun run bench gpu --json > before.jsonl
+//   bun run launch -n 2 bench comm
 
 import { readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { z } from "zod";
 import manifest from "../package.json" with { type: "json" };
+import { commParts, type CommPart, type CommRow } from "../lib/bench/comm.ts";
+import { benchOfRanks, launchedRanks } from "../lib/bench/comm_ranks.ts";
 import { cells, products, type Row, trainingSteps } from "../lib/bench/cpu.ts";
 import { clocks, gpuBench, type GpuPart, gpuParts, type PartRow } from "../lib/bench/gpu.ts";
 import { ceilings, findBlas } from "../lib/bench/measure.ts";
@@ -18,16 +21,19 @@ import { useDevice } from "../lib/tensor/index.ts";
 
 const cpuParts = ["gemm", "cells", "train"] as const;
 type CpuPart = (typeof cpuParts)[number];
-const partNames = [...new Set([...cpuParts, ...gpuParts])];
+const partNames = [...new Set([...cpuParts, ...gpuParts, ...commParts])];
+const parts = { cpu: cpuParts, gpu: gpuParts, comm: commParts } as const;
 
 const recipe = defineRecipe({
   name: "bench",
   description: "Benchmarks as parts of the ceilings measured in the same run.",
   schema: z.strictObject({
     what: z
-      .enum(["cpu", "gpu"])
+      .enum(["cpu", "gpu", "comm"])
       .default("cpu")
-      .describe("cpu: products, cells, training steps; gpu: also operations and decoding"),
+      .describe(
+        "cpu: products, cells, training; gpu: also operations, decoding; comm: launched ranks",
+      ),
     only: z
       .enum(["all", ...partNames])
       .default("all")
@@ -35,19 +41,23 @@ const recipe = defineRecipe({
     blas: z.string().optional().describe("CBLAS library to compare with; default: the first found"),
     json: z.boolean().default(false).describe("JSON lines"),
     quick: z.boolean().default(false).describe("smallest sizes: shows that it runs"),
+    device: z.enum(["auto", "cpu", "cuda"]).default("auto").describe("comm: where the ranks are"),
+    most: z.int().min(1).optional().describe("comm: largest tensor in MiB; GPUs 1024, CPU 64"),
   }),
   positionals: ["what"],
   examples: [
     { command: "bun run bench cpu only=gemm", what: "products against the best BLAS" },
     { command: "bun run bench gpu only=cells --json", what: "the recurrent cells on the GPU" },
+    { command: "bun run launch -n 2 bench comm", what: "collectives between two ranks" },
   ],
-  run({ what, only, blas, json, quick }) {
-    const known: readonly string[] = what === "cpu" ? cpuParts : gpuParts;
+  run({ what, only, blas, json, quick, device, most }) {
+    const known: readonly string[] = parts[what];
     if (only !== "all" && !known.includes(only)) {
       throw new UsageError(`only=${only} is no part of ${what}: there are ${known.join(", ")}`);
     }
     if (what === "cpu") return onCpu(only as CpuPart | "all", blas, json, quick);
     if (blas) throw new UsageError("blas=… is for `bench cpu`");
+    if (what === "comm") return onRanks(only as CommPart | "all", json, quick, device, most);
     return onGpu(only as GpuPart | "all", json, quick);
   },
 });
@@ -87,6 +97,23 @@ function onGpu(only: GpuPart | "all", json: boolean, quick: boolean): number {
   return failures > 0 ? 1 : 0;
 }
 
+/** A failed check on any rank makes the exit code 1. */
+async function onRanks(
+  only: CommPart | "all",
+  json: boolean,
+  quick: boolean,
+  device: "auto" | "cpu" | "cuda",
+  most: number | undefined,
+): Promise<number> {
+  if (launchedRanks() === 1) {
+    throw new UsageError("one rank has nobody to talk to: bun run launch -n 2 bench comm");
+  }
+  const row = (one: CommRow) => console.log(json ? JSON.stringify(one) : commLine(one));
+  const header = (facts: Facts) => printHeader(json, facts);
+  const failures = await benchOfRanks({ only, quick, device, most, header, row });
+  return failures > 0 ? 1 : 0;
+}
+
 /** A machine without a usable GPU is the user's to solve: one line, no stack. */
 function openGpuOrSay(): void {
   try {
@@ -97,7 +124,9 @@ function openGpuOrSay(): void {
   }
 }
 
-function printHeader(json: boolean, facts: Readonly<Record<string, string | number | boolean>>) {
+type Facts = Readonly<Record<string, string | number | boolean>>;
+
+function printHeader(json: boolean, facts: Facts) {
   const header = {
     date: new Date().toISOString(),
     processor: cpus()[0]?.model ?? "unknown",
@@ -122,7 +151,7 @@ function revision(): string {
   }
 }
 
-function heading(header: Readonly<Record<string, string | number | boolean>>): string {
+function heading(header: Facts): string {
   const shown = (value: string | number | boolean) =>
     typeof value === "number" && !Number.isInteger(value) ? value.toFixed(1) : value;
   return Object.entries(header)
@@ -134,6 +163,14 @@ function line({ name, milliseconds, gflops, ofCeiling, extra }: Row): string {
   const rate = `${gflops.toFixed(1).padStart(7)} GFLOP/s ${(100 * ofCeiling).toFixed(0)} %`;
   const time = milliseconds.toFixed(2).padStart(9);
   return `${name.padEnd(34)} ${time} ms ${rate}  ${pairs(extra)}`;
+}
+
+function commLine(row: CommRow): string {
+  if (row.part === "check") return `${row.name.padEnd(34)} ${row.error ?? "ok"}`;
+  const size = `${(row.bytes / 2 ** 20).toFixed(0)} MiB`;
+  const time = row.milliseconds.toFixed(3).padStart(10);
+  const title = `${row.name} ${size}`.padEnd(34);
+  return `${title} ${time} ms ${row.busGBps.toFixed(2).padStart(8)} GB/s`;
 }
 
 function gpuLine(row: PartRow): string {

@@ -7,6 +7,7 @@ import { availableParallelism, cpus, release, totalmem } from "node:os";
 import manifest from "../package.json" with { type: "json" };
 import { gpuFacts } from "../lib/native/gpu.ts";
 import { libraryPaths, nativeFacts } from "../lib/native/library.ts";
+import { openNccl } from "../lib/native/nccl.ts";
 
 const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 const path = libraryPaths().find((candidate) => existsSync(candidate));
@@ -21,6 +22,7 @@ const facts: Record<string, string> = {
     : `not built; looked for ${libraryPaths().join(", ")}; run \`bun run build:native\``,
   ...(path ? nativeLines() : {}),
   ...(path ? { gpu: gpuLine() } : {}),
+  ...(path ? { nccl: ncclLine() } : {}),
 };
 
 const width = Math.max(...Object.keys(facts).map((name) => name.length));
@@ -33,6 +35,16 @@ function gpuLine(): string {
     const version = gpu.cublasLt > 0 ? `cuBLASLt ${gpu.cublasLt}` : "no cuBLASLt";
     const memory = `${gib(gpu.freeBytes)} of ${gib(gpu.totalBytes)} free`;
     return `${gpu.name}, sm_${gpu.capability}, ${memory}, driver CUDA ${gpu.driver}, ${version}`;
+  } catch (error) {
+    return `none: ${error instanceof Error ? error.message : String(error)}`;
+  }
+}
+
+/** NCCL, which groups of several GPUs need, or where it was looked for. */
+function ncclLine(): string {
+  try {
+    const { path, version } = openNccl();
+    return `${version} (${path})`;
   } catch (error) {
     return `none: ${error instanceof Error ? error.message : String(error)}`;
   }

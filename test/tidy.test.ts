@@ -96,22 +96,24 @@ function importsOf({ path, lines }: SourceFile): string[] {
  */
 const height: Record<string, number> = {
   config: 0,
+  launch: 0,
   native: 0,
   log: 0,
   tensor: 1,
-  nn: 2,
-  optim: 2,
   mesh: 2,
-  checkpoint: 2,
-  data: 3,
-  infer: 4,
-  train: 5,
-  verify: 5,
-  bench: 6,
-  cli: 7,
-  "index.ts": 8,
+  nn: 3,
+  optim: 3,
+  checkpoint: 3,
+  data: 4,
+  infer: 5,
+  train: 6,
+  verify: 6,
+  bench: 7,
+  parity: 7,
+  cli: 8,
+  "index.ts": 9,
 };
-const recipeHeight = 9;
+const recipeHeight = 10;
 
 /** Rooms beside each other that may still use each other, in this direction only. */
 const neighbours = new Set(["native config"]);

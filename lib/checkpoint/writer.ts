@@ -5,7 +5,7 @@ import { dirname } from "node:path";
 import { type DType, dtypeBytes } from "../tensor/dtype.ts";
 import { CheckpointError, messageOf } from "./errors.ts";
 import { type Files, quietly, systemFiles, writeDurably } from "./files.ts";
-import { hashPieces, PieceHash, pieces } from "./hash.ts";
+import { blockHashes, hashPieces, PieceHash, pieces } from "./hash.ts";
 
 /** What the writer needs of a tensor; `Tensor` fits. */
 export interface TensorBytes {
@@ -24,6 +24,8 @@ export interface StoredTensor {
   readonly bytes: number;
   /** XXH3-64 of the bytes, chained over pieces of 64 MiB. */
   readonly hash: string;
+  /** XXH3-64 of every block of 1 MiB. */
+  readonly blocks: readonly string[];
 }
 
 /** What was written. */
@@ -68,14 +70,9 @@ export function saveSafetensors(
     writeDurably(files, temporary, (write) => {
       write(header);
       for (const [name, tensor] of sorted) {
-        const hash = new PieceHash();
-        const read = (from: number, length: number) => tensor.bytesSync(from, length);
-        for (const piece of pieces(tensor.byteLength, read)) {
-          hash.update(piece);
-          write(piece);
-        }
         const { dtype, shape, byteLength: bytes } = tensor;
-        stored.set(name, { dtype, shape: [...shape], offset, bytes, hash: hash.digest() });
+        const hashes = writeData(tensor, write);
+        stored.set(name, { dtype, shape: [...shape], offset, bytes, ...hashes });
         offset += bytes;
       }
     });
@@ -88,6 +85,19 @@ export function saveSafetensors(
     if (!renamed) quietly(() => files.remove(temporary));
     throw new CheckpointError({ path }, `could not be written: ${messageOf(error)}`, error);
   }
+}
+
+/** The bytes of a tensor, piece by piece; returns their hashes. */
+function writeData(tensor: TensorBytes, write: (bytes: Uint8Array) => void) {
+  const hash = new PieceHash();
+  const blocks: string[] = [];
+  const read = (from: number, length: number) => tensor.bytesSync(from, length);
+  for (const piece of pieces(tensor.byteLength, read)) {
+    hash.update(piece);
+    blocks.push(...blockHashes(piece));
+    write(piece);
+  }
+  return { hash: hash.digest(), blocks };
 }
 
 function sortedTensors(path: string, tensors: Iterable<readonly [string, TensorBytes]>) {

@@ -117,12 +117,18 @@ function openCublasLt(): void {
 export function cublasLtPaths(): string[] {
   const chosen = options.cublasLt ?? process.env["XL_CUBLASLT"];
   if (chosen) return [chosen];
-  const prefixes = ["/usr/local/lib", "/usr/lib", process.env["VIRTUAL_ENV"] ?? ""];
-  const wheels = prefixes.filter(Boolean).flatMap((prefix) => sitePackages(prefix));
-  const inWheels = wheels
-    .map((folder) => `${folder}/nvidia/cu13/lib/libcublasLt.so.13`)
-    .filter((path) => existsSync(path));
+  const inWheels = wheelLibraries("nvidia/cu13/lib/libcublasLt.so.13");
   return ["libcublasLt.so.13", "/usr/local/cuda/lib64/libcublasLt.so.13", ...inWheels];
+}
+
+/** Libraries of this name in Python packages, which NVIDIA publishes them in. */
+export function wheelLibraries(name: string): string[] {
+  const prefixes = ["/usr/local/lib", "/usr/lib", process.env["VIRTUAL_ENV"] ?? ""];
+  return prefixes
+    .filter(Boolean)
+    .flatMap((prefix) => sitePackages(prefix))
+    .map((folder) => `${folder}/${name}`)
+    .filter((path) => existsSync(path));
 }
 
 function sitePackages(prefix: string): string[] {
@@ -134,7 +140,8 @@ function sitePackages(prefix: string): string[] {
   ]);
 }
 
-function putText(text: string): number {
+/** Writes a text into the scratch block; returns its bytes. */
+export function putText(text: string): number {
   const bytes = new TextEncoder().encode(text);
   scratch().text.set(bytes);
   return bytes.length;

@@ -35,6 +35,8 @@ export interface NativeOptions {
   cudaDriver?: string;
   /** Path of cuBLASLt. `XL_CUBLASLT`. Default: searched for. */
   cublasLt?: string;
+  /** Path of NCCL. `XL_NCCL`. Default: searched for. */
+  nccl?: string;
 }
 
 const levels = ["plain", "avx2", "avx512"] as const;

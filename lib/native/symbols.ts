@@ -1,6 +1,6 @@
 // Generated from the Zig export table by `bun run build:native --bindings`. Do not edit.
 
-export const abiHash = 561441694;
+export const abiHash = 2013582806;
 
 export const Status = {
   ok: 0,
@@ -354,9 +354,9 @@ export const symbols = {
     args: ["i32", "i32", "u32", "u32", "ptr"],
     returns: "i32",
   },
-  /** xl_dropout(x, keep, key_low, key_high, first_sample, first_position) Dropout. */
+  /** xl_dropout(x, keep, key_low, key_high, first_sample, first_position, first_feature) Dropout. */
   xl_dropout: {
-    args: ["i32", "f64", "u32", "u32", "ptr", "ptr"],
+    args: ["i32", "f64", "u32", "u32", "ptr", "ptr", "ptr"],
     returns: "i32",
   },
   /** xl_sample(logits, settings, draws) One token per row. */
@@ -414,9 +414,9 @@ export const symbols = {
     args: ["i32"],
     returns: "i32",
   },
-  /** xl_optimizer_step(rule, parameter, gradient, first, second, third, factor, schedule) One update in place. */
-  xl_optimizer_step: {
-    args: ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"],
+  /** xl_optimizer_update(rule, count, factor, schedule) One update of tensors in scratch, in place. */
+  xl_optimizer_update: {
+    args: ["i32", "i32", "i32", "i32"],
     returns: "i32",
   },
   /** xl_clip_factor(sums, max_norm) Global norm and clip factor. */
@@ -572,6 +572,226 @@ export const symbols = {
   /** xl_elapsed() Numbers: milliseconds between the marks. */
   xl_elapsed: {
     args: [],
+    returns: "i32",
+  },
+  /** xl_comm_segment(size) Makes the shared memory of a group. Numbers: this process, the descriptor. */
+  xl_comm_segment: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_comm_open_shared(pid, fd, size, rank, name_length) Opens a group on shared memory; global ranks in ints, name in text. Number: the group. */
+  xl_comm_open_shared: {
+    args: ["i32", "i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_comm_open_fake(size, rank, name_length) Opens a group whose other ranks do not exist; as xl_comm_open_shared. */
+  xl_comm_open_fake: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_comm_check_fakes(count) Compares what groups in ints, one per rank that does not exist, have called. */
+  xl_comm_check_fakes: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_comm_nccl_library(path_length) Opens the NCCL library whose path is in scratch text. Number: its version. */
+  xl_comm_nccl_library: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_comm_nccl_id() A new id of 128 bytes into scratch text. */
+  xl_comm_nccl_id: {
+    args: [],
+    returns: "i32",
+  },
+  /** xl_comm_open_nccl(size, rank, name_length) Opens a group on GPUs: id, then name in text, global ranks in ints. Number: the group. */
+  xl_comm_open_nccl: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_comm_split(group, color, key, name_length) Splits a group. Numbers: the new one or 0, the place in it, its size; ranks in ints. */
+  xl_comm_split: {
+    args: ["i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_comm_watch(group) Processes to watch, by group rank, in ints. */
+  xl_comm_watch: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_comm_poll(group) Numbers: 1 when usable; missing, in ints. */
+  xl_comm_poll: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_comm_set_limit(group, seconds) How long a call may wait for the others. */
+  xl_comm_set_limit: {
+    args: ["i32", "f64"],
+    returns: "i32",
+  },
+  /** xl_comm_abort(group, reason_length) Gives a group up; reason in scratch text. */
+  xl_comm_abort: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_comm_close(group) Lets go of a group. */
+  xl_comm_close: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_comm_close_all() Lets go of all groups. */
+  xl_comm_close_all: {
+    args: [],
+    returns: "i32",
+  },
+  /** xl_comm_set_step(step) Step of later flight record entries. */
+  xl_comm_set_step: {
+    args: ["f64"],
+    returns: "i32",
+  },
+  /** xl_comm_record(first) Flight record as JSON lines in text. Numbers: bytes, next entry, entries so far. */
+  xl_comm_record: {
+    args: ["f64"],
+    returns: "i32",
+  },
+  /** xl_comm_all_reduce(group, x, reduction, site_length) Sum (0), maximum (1) or minimum (2); site in text. Number: ticket for join, or 0. */
+  xl_comm_all_reduce: {
+    args: ["i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_comm_all_gather(group, x, site_length) Everybody's x along dim 0; site in text. Number: ticket for join, or 0. */
+  xl_comm_all_gather: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_comm_reduce_scatter(group, x, site_length) This rank's part of the sum along dim 0; site in text. Number: ticket for join, or 0. */
+  xl_comm_reduce_scatter: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_comm_all_to_all(group, x, site_length) This rank's part of everybody's x along dim 0; site in text. */
+  xl_comm_all_to_all: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_comm_broadcast(group, x, root, site_length) The root's values into everybody's x, in place; site in text. */
+  xl_comm_broadcast: {
+    args: ["i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_comm_join(ticket) Later work of the device comes after a ticket. */
+  xl_comm_join: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_comm_barrier(group, site_length) Meets all ranks. */
+  xl_comm_barrier: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_comm_exchange(group, x, to, site_out_length, from, rank, dtype, site_in_length) Sends x (0: nothing), receives (from -1: nothing) a shape in ints; sites in text. */
+  xl_comm_exchange: {
+    args: ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_mesh_write(first, length) Numbers from floats at a place of the list of the next call; the list ends there. */
+  xl_mesh_write: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_mesh_read(first) Numbers of the last call's list, from a place on. */
+  xl_mesh_read: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_mesh_sizes(ranks) Checks a mesh: sizes by axis and order in ints. Numbers: the sizes, -1 replaced. */
+  xl_mesh_sizes: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_mesh_coordinates(ranks, rank) Numbers: coordinates by axis. */
+  xl_mesh_coordinates: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_mesh_rank(ranks) Number: the rank at coordinates in ints. */
+  xl_mesh_rank: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_mesh_group(ranks, rank, axes) List: the ranks that differ from this one on some axes only. */
+  xl_mesh_group: {
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_mesh_place(part, parts) Part of a dim whose segments are the list. List: start and length of every run. */
+  xl_mesh_place: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_mesh_element_runs(rank, from, to) Elements of a box, which is the list. List: their runs in the global tensor. */
+  xl_mesh_element_runs: {
+    args: ["i32", "f64", "f64"],
+    returns: "i32",
+  },
+  /** xl_mesh_flat_unit(shards) Lays out parameters whose sizes are the list. List: chunk, total, every start. */
+  xl_mesh_flat_unit: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_mesh_owned(chunk, start, size, part) Numbers: elements of a parameter that a rank owns, first and end. */
+  xl_mesh_owned: {
+    args: ["f64", "f64", "f64", "i32"],
+    returns: "i32",
+  },
+  /** xl_mesh_schedule(stages, microbatches, chunks, stage) List: kind, microbatch, chunk of every op of a pipeline stage. */
+  xl_mesh_schedule: {
+    args: ["i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_plan_write_names(first, length) Bytes from text at a place of the names of the next call; they end there. */
+  xl_plan_write_names: {
+    args: ["i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_plan_read_text(first) The last call's text from a byte on. Number: bytes. */
+  xl_plan_read_text: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_plan_rule(kind, rank, residual, name_length) Numbers: dim that tp splits (-1: R, -2: I), 1 where it has segments. Name in text. */
+  xl_plan_rule: {
+    args: ["i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_plan_issues(ranks) Text: what keeps a model (list, names) off a mesh (ints). Number: bytes. */
+  xl_plan_issues: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_plan_check(ranks) Fails unless the operations of all ranks end and all gradients become complete. */
+  xl_plan_check: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_plan_parameters(ranks) List: stage, parameter, state on tp, vector, elements on a rank of tp and of fsdp. */
+  xl_plan_parameters: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_plan_bytes(ranks) List: bytes by cause of every stage. */
+  xl_plan_bytes: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_plan_calls(ranks) List: stage, cause, kind, axes, calls, bytes on the wire of a rank. */
+  xl_plan_calls: {
+    args: ["i32"],
+    returns: "i32",
+  },
+  /** xl_plan_operations(ranks, rank) Text: the operations of a rank, one a line. Number: bytes. */
+  xl_plan_operations: {
+    args: ["i32", "i32"],
     returns: "i32",
   },
   /** xl_ceiling(loops) Peak multiply-add rate; numbers: FLOP done. */

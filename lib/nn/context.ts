@@ -1,6 +1,10 @@
-// What a forward pass carries to every block besides the activations.
+// What a forward pass carries to every block besides the activations, and the ranks it runs on.
 
+import type { Mesh } from "../mesh/mesh.ts";
 import type { Tensor } from "../tensor/index.ts";
+
+/** What a model asks of the mesh. */
+export type ModelMesh = Pick<Mesh, "size" | "coordinate" | "group">;
 
 /**
  * Recurrent state of one block; which fields exist depends on the block. f32 (f64 in f64 models).

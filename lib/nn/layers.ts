@@ -1,10 +1,13 @@
 // Small layers shared by the blocks. Each takes its parameters from the store by dotted name.
 
 import {
+  add,
+  cast,
   causalConv,
   causalConvStep,
   type ConvOptions,
   dropout,
+  type DropoutPlace,
   type DType,
   type GateActivation,
   gatedActivation,
@@ -23,6 +26,7 @@ import { release } from "../tensor/tape.ts";
 import type { FeedForwardConfig, ModelConfig } from "./config.ts";
 import type { ForwardContext } from "./context.ts";
 import type { Parameter, ParameterStore } from "./parameter.ts";
+import type { TensorParallel } from "./tensor_parallel.ts";
 
 /**
  * Inputs of linear layers that the backward pass makes again, by one cheap kernel each, instead of
@@ -56,6 +60,16 @@ export class Linear {
 
   forward(x: Tensor): Tensor {
     return linear(x, this.weight, this.bias);
+  }
+
+  /**
+   * Row-parallel: x and the weight hold this rank's columns; the products of all ranks are summed
+   * into the residual layout. The bias is added once, after the sum.
+   */
+  collected(x: Tensor, tp: TensorParallel, site: string): Tensor {
+    if (tp.size === 1) return this.forward(x);
+    const total = tp.collect(linear(x, this.weight), site);
+    return this.bias ? add(total, cast(this.bias, total.dtype)) : total;
   }
 }
 
@@ -103,13 +117,16 @@ export class Norm {
   readonly #layernorm: boolean;
   readonly #eps: number;
   readonly #offset: number;
+  readonly #joins: boolean;
 
-  constructor(store: ParameterStore, name: string, config: ModelConfig) {
+  /** `joins`: what comes in is a residual sum, whose gradient joins the norm's in one pass. */
+  constructor(store: ParameterStore, name: string, config: ModelConfig, { joins = false } = {}) {
     this.scale = store.take(`${name}.scale`);
     this.bias = store.maybe(`${name}.bias`);
     this.#layernorm = config.normType === "layernorm";
     this.#eps = config.normEps;
     this.#offset = config.normResidualScale ? 1 : 0;
+    this.#joins = joins;
   }
 
   forward(x: Tensor): Tensor {
@@ -119,10 +136,10 @@ export class Norm {
 
   /** Adds the stream's branch, which ends there: the sum, and its norm. */
   residual({ x, branch }: Stream): { sum: Tensor; y: Tensor } {
-    if (!branch) return { sum: x, y: this.forward(x) };
+    if (!branch && !this.#joins) return { sum: x, y: this.forward(x) };
     const options = { ...this.#options(x), center: this.#layernorm };
     const both = residualNorm(x, branch, this.scale, options);
-    branch.dispose();
+    branch?.dispose();
     return both;
   }
 
@@ -150,22 +167,25 @@ export class FeedForward {
   readonly #activation: GateActivation;
   readonly #dropout: number;
   readonly #site: string;
+  readonly #tp: TensorParallel;
 
-  constructor(store: ParameterStore, name: string, config: FeedForwardConfig) {
+  constructor(store: ParameterStore, name: string, config: FeedForwardConfig, tp: TensorParallel) {
     this.gate = config.type === "gated" ? new Linear(store, `${name}.gate`) : undefined;
     this.up = new Linear(store, `${name}.up`);
     this.down = new Linear(store, `${name}.down`);
     this.#activation = config.activation;
     this.#dropout = config.dropout;
     this.#site = name;
+    this.#tp = tp;
   }
 
   /** Takes x over. */
   forward(x: Tensor, context: ForwardContext): Tensor {
-    const hidden = this.#hidden(x);
-    const y = this.down.forward(hidden);
+    const hidden = this.#hidden(this.#tp.spread(x, this.#site));
+    const y = this.down.collected(hidden, this.#tp, this.#site);
     release(hidden);
-    return applyDropout(y, this.#dropout, this.#site, context);
+    const position = this.#tp.firstPosition(y);
+    return applyDropout(y, this.#dropout, this.#site, context, { position });
   }
 
   #hidden(x: Tensor): Tensor {
@@ -180,15 +200,17 @@ export class FeedForward {
 
 /**
  * Dropout of [B, S, D] activations: the mask depends on (seed, step, site) and on (global sample,
- * position, feature), so it is the same on every mesh and when activations are recomputed.
+ * position, feature), so it is the same on every mesh and when activations are recomputed. `first`
+ * says where a part of the activations begins.
  */
 export function applyDropout(
   x: Tensor,
   rate: number,
   site: string,
   context: ForwardContext,
+  first: Omit<DropoutPlace, "sample"> = {},
 ): Tensor {
   if (!context.train || rate === 0) return x;
   const { seed, step, sample } = context.dropout;
-  return dropout(x, rate, keyOf(`dropout/${site}/${step}`, seed), sample);
+  return dropout(x, rate, keyOf(`dropout/${site}/${step}`, seed), { ...first, sample });
 }

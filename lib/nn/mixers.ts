@@ -2,16 +2,18 @@
 // head-wise projections, skip and z gate (models.md §4.1).
 
 import {
+  add,
   arithmetic,
   cast,
   concat,
   headNorm,
   headwiseLinear,
+  linears,
   mlstm,
   mlstmStep,
   mul,
-  add,
   reshape,
+  select,
   silu,
   softCap,
   type Tensor,
@@ -23,6 +25,7 @@ import type { BlockState, ForwardContext, Mixed } from "./context.ts";
 import { HeadNorm } from "./head_norm.ts";
 import { applyDropout, convolve, forwardAll, Linear, oneToken } from "./layers.ts";
 import type { Parameter, ParameterStore } from "./parameter.ts";
+import type { TensorParallel } from "./tensor_parallel.ts";
 
 /** Runs the cell with the state and options of the configuration. */
 function runCell(
@@ -100,8 +103,10 @@ export class V1Mixer {
   readonly out: Linear;
   readonly #config: ModelConfig;
   readonly #site: string;
+  readonly #tp: TensorParallel;
 
-  constructor(store: ParameterStore, name: string, config: ModelConfig) {
+  /** `config` has the heads of this rank. */
+  constructor(store: ParameterStore, name: string, config: ModelConfig, tp: TensorParallel) {
     this.q = new Linear(store, `${name}.q`);
     this.k = new Linear(store, `${name}.k`);
     this.v = new Linear(store, `${name}.v`);
@@ -114,10 +119,12 @@ export class V1Mixer {
     this.out = new Linear(store, `${name}.out`);
     this.#config = config;
     this.#site = name;
+    this.#tp = tp;
   }
 
-  /** u [B, S, D] normalised, taken over; returns the branch [B, S, D]. */
-  forward(u: Tensor, context: ForwardContext, state?: BlockState): Mixed {
+  /** Residual layout: normalised input, taken over, and the branch that is returned. */
+  forward(input: Tensor, context: ForwardContext, state?: BlockState): Mixed {
+    const u = this.#tp.spread(input, this.#site);
     const [B, S] = u.shape as [number, number, number];
     const heads = this.#config.mlstm.numHeads;
     const split = (x: Tensor) => reshape(x, [B, S, heads, -1]);
@@ -131,14 +138,16 @@ export class V1Mixer {
     const gates = { i: capped(i, this.#config), f: capped(f, this.#config) };
     const cell = runCell(this.#config, { q, k, v: split(v), ...gates }, context, state);
     const gated = this.headNorm.gated(cell.h, o);
-    const branch = this.out.forward(gated);
+    const branch = this.out.collected(gated, this.#tp, this.#site);
     release(gated);
-    const y = applyDropout(branch, this.#config.dropout, this.#site, context);
+    const first = { position: this.#tp.firstPosition(branch) };
+    const y = applyDropout(branch, this.#config.dropout, this.#site, context, first);
     return { y, state: cell.state };
   }
 }
 
 type Tensor6 = [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
+type Pair = [Tensor, Tensor];
 
 /** Up-projection, causal convolution, head-wise q, k, v, learnable skip, z gate. */
 export class PaperMixer {
@@ -158,8 +167,10 @@ export class PaperMixer {
   readonly out: Linear;
   readonly #config: ModelConfig;
   readonly #site: string;
+  readonly #tp: TensorParallel;
 
-  constructor(store: ParameterStore, name: string, config: ModelConfig) {
+  /** `config` has the heads of this rank. */
+  constructor(store: ParameterStore, name: string, config: ModelConfig, tp: TensorParallel) {
     this.up = new Linear(store, `${name}.up`);
     this.z = new Linear(store, `${name}.z`);
     this.convWeight = store.maybe(`${name}.conv.weight`);
@@ -178,10 +189,12 @@ export class PaperMixer {
     this.out = new Linear(store, `${name}.out`);
     this.#config = config;
     this.#site = name;
+    this.#tp = tp;
   }
 
-  /** u [B, S, D] normalised, taken over; returns the branch [B, S, D]. */
-  forward(u: Tensor, context: ForwardContext, state?: BlockState): Mixed {
+  /** Residual layout: normalised input, taken over, and the branch that is returned. */
+  forward(input: Tensor, context: ForwardContext, state?: BlockState): Mixed {
+    const u = this.#tp.spread(input, this.#site);
     const [inner, z] = forwardAll(u, [this.up, this.z]) as [Tensor, Tensor];
     release(u);
     const conv = this.#convolve(inner, context, state);
@@ -199,7 +212,9 @@ export class PaperMixer {
       : conv.activated;
     const skip = cast(this.skip, skipped.dtype);
     const gated = mul(add(normed, mul(skipped, skip)), silu(z));
-    const y = applyDropout(this.out.forward(gated), this.#config.dropout, this.#site, context);
+    const branch = this.out.collected(gated, this.#tp, this.#site);
+    const first = { position: this.#tp.firstPosition(branch) };
+    const y = applyDropout(branch, this.#config.dropout, this.#site, context, first);
     return { y, state: cell.state && { ...cell.state, conv: conv.state } };
   }
 
@@ -215,6 +230,12 @@ export class PaperMixer {
   }
 
   #gates(x: Record<"q" | "k" | "v" | "inner" | "plain" | "activated", Tensor>): [Tensor, Tensor] {
+    const [i, f] = this.#config.mlstm.gateHeadwise ? this.#headwiseGates(x) : this.#denseGates(x);
+    return [capped(i, this.#config), capped(f, this.#config)];
+  }
+
+  /** Each head's gates see the channels of all heads. */
+  #denseGates(x: Record<"q" | "k" | "v" | "inner" | "plain" | "activated", Tensor>): Pair {
     const source = {
       qkv: () => concat([x.q, x.k, x.v], -1),
       inner: () => x.inner,
@@ -222,14 +243,21 @@ export class PaperMixer {
       convAct: () => x.activated,
     }[this.#config.mlstm.gateInput]();
     const gate = arithmetic(x.q.dtype);
-    const [i, f] = this.#config.mlstm.gateHeadwise
-      ? this.#headwiseGates(x)
-      : (forwardAll(source, [this.iGate, this.fGate], [gate, gate]) as [Tensor, Tensor]);
-    return [capped(i, this.#config), capped(f, this.#config)];
+    if (this.#tp.size === 1) {
+      return forwardAll(source, [this.iGate, this.fGate], [gate, gate]) as Pair;
+    }
+    const weights = [this.iGate.weight, this.fGate.weight];
+    const partial = linears(source, weights, [], [gate, gate]);
+    const [B, S, heads] = partial[0]!.shape as [number, number, number];
+    const both = reshape(concat(partial, -1), [B, S, 2, heads]);
+    const own = this.#tp.ownHeads(both, `${this.#site}.gates`);
+    return [this.iGate, this.fGate].map(({ bias }, at) =>
+      add(select(own, 2, at), cast(bias!, gate)),
+    ) as Pair;
   }
 
   /** Each head's gates see the q, k, v of that head only. */
-  #headwiseGates(x: Record<"q" | "k" | "v", Tensor>): [Tensor, Tensor] {
+  #headwiseGates(x: Record<"q" | "k" | "v", Tensor>): Pair {
     const [B, S] = x.q.shape as [number, number, number];
     const heads = this.#config.mlstm.numHeads;
     const split = (t: Tensor) => reshape(t, [B, S, heads, -1]);

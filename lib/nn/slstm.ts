@@ -16,6 +16,7 @@ import type { BlockState, ForwardContext, Mixed } from "./context.ts";
 import { HeadNorm } from "./head_norm.ts";
 import { applyDropout, convolve, oneToken } from "./layers.ts";
 import type { Parameter, ParameterStore } from "./parameter.ts";
+import type { TensorParallel } from "./tensor_parallel.ts";
 
 export class SlstmMixer {
   readonly convWeight: Parameter | undefined;
@@ -29,8 +30,10 @@ export class SlstmMixer {
   readonly headNorm: HeadNorm | undefined;
   readonly #config: ModelConfig;
   readonly #site: string;
+  readonly #tp: TensorParallel;
 
-  constructor(store: ParameterStore, name: string, config: ModelConfig) {
+  /** `config` has the heads of this rank. */
+  constructor(store: ParameterStore, name: string, config: ModelConfig, tp: TensorParallel) {
     this.convWeight = store.maybe(`${name}.conv.weight`);
     this.convBias = store.maybe(`${name}.conv.bias`);
     this.iGate = store.take(`${name}.i_gate.weight`);
@@ -45,10 +48,17 @@ export class SlstmMixer {
       : undefined;
     this.#config = config;
     this.#site = name;
+    this.#tp = tp;
   }
 
-  /** u [B, S, D] normalised; returns the branch [B, S, D]. */
-  forward(u: Tensor, context: ForwardContext, state?: BlockState): Mixed {
+  /** Residual layout: normalised input, taken over, and the branch that is returned. */
+  forward(input: Tensor, context: ForwardContext, state?: BlockState): Mixed {
+    const mixed = this.#ofHeads(this.#tp.toFeatures(input, this.#site), context, state);
+    return { ...mixed, y: this.#tp.fromFeatures(mixed.y, this.#site) };
+  }
+
+  /** u and the result [B, S, D] hold the features of this rank's heads: all that they depend on. */
+  #ofHeads(u: Tensor, context: ForwardContext, state?: BlockState): Mixed {
     const [B, S, D] = u.shape as [number, number, number];
     const { slstm: options } = this.#config;
     const heads = options.numHeads;
@@ -64,7 +74,9 @@ export class SlstmMixer {
     ];
     const cell = this.#cell(concat(gates, 2), context, borders, state);
     const flat = reshape(cell.y, [B, S, D]);
-    const dropped = applyDropout(flat, this.#config.dropout, this.#site, context);
+    const feature = this.#tp.firstFeature(flat);
+    const { dropout } = this.#config;
+    const dropped = applyDropout(flat, dropout, this.#site, context, { feature });
     const y = this.headNorm ? this.headNorm.forward(reshape(dropped, cell.y.shape)) : dropped;
     return { y, state: context.returnState ? { slstm: cell.state, conv } : undefined };
   }

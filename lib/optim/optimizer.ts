@@ -1,15 +1,14 @@
-// Optimisers (training.md §5). State is keyed by parameter name; every update is one fused native
-// pass per parameter, with the clip factor of the global gradient norm.
+// Optimisers (training.md §5). State is keyed by parameter name; an update is one fused native
+// pass over all parameters, with the clip factor of the global gradient norm.
 //
 //   const optimizer = adamw(model.parameters(), { lr: 2e-3, weightDecay: 0.1, gradClipNorm: 1 });
 //   const { norm } = optimizer.step(loss.backward());
 
 import { z } from "zod";
-import { parseConfig } from "../config/errors.ts";
-import { check, native, scratch } from "../native/library.ts";
+import { ConfigError, parseConfig } from "../config/errors.ts";
+import { check, native } from "../native/library.ts";
 import { Rule } from "../native/symbols.ts";
 import {
-  concat,
   type Gradients,
   isCapturing,
   keep,
@@ -20,7 +19,8 @@ import {
   zeros,
   zerosLike,
 } from "../tensor/index.ts";
-import { handleOf, putFloats, putInts, result, results } from "../tensor/tensor.ts";
+import { handleOf, putFloats, putInts, results } from "../tensor/tensor.ts";
+import { type GradientNorm, LocalNorm } from "./norm.ts";
 import { type Schedule, schedule, scheduleSchema } from "./schedule.ts";
 
 export const optimizerNames = [
@@ -63,11 +63,22 @@ export const optimizerSchema = z
     error: "decayInclude and decayExclude exclude each other: give one",
   });
 
+/** Rules that take norms of whole tensors: no part of one can be updated by itself. */
+const wholeTensorRules: readonly string[] = ["lamb"];
+
 export type OptimizerInput = z.input<typeof optimizerSchema>;
 export type OptimizerConfig = z.output<typeof optimizerSchema>;
 
 /** What an optimiser needs to know of a parameter. */
 export type Named = Tensor & { readonly name?: string; readonly decay?: boolean };
+
+/** On a mesh: how the optimiser of one rank learns what the others have. */
+export interface OptimizerRanks {
+  /** Sums the gradient norm over all ranks. Default: everything is here. */
+  readonly norm?: GradientNorm;
+  /** Why a parameter is only a part of a tensor; undefined where it is a whole one. */
+  readonly cut?: (name: string) => string | undefined;
+}
 
 /** Facts of one update. */
 export interface StepReport {
@@ -93,21 +104,38 @@ interface Slot {
   readonly moments: Tensor[];
 }
 
+/** Parameters of one native call, and where their decays lie: native/src/ops/optimizer.zig. */
+const mostUpdates = 100;
+const handlesEach = 5;
+const firstDecay = 16;
+
+function handlesOf({ slot, grad }: { slot: Slot; grad: Tensor }): number[] {
+  const [first, second, third] = slot.moments;
+  return [slot.parameter, grad, first, second, third].map(handleOf);
+}
+
 export class Optimizer {
   readonly config: OptimizerConfig;
+  /** Sums the gradient norm; on a mesh that of all its ranks. */
+  readonly norm: GradientNorm;
   /** Updates made so far. */
   updates = 0;
   readonly #slots: Slot[];
   readonly #lr: Schedule;
   /** Coefficients of a captured update, on the GPU. */
   #schedule: Tensor | undefined;
-  /** The rows of the sums that `update` returned. */
-  #updated: { slot: Slot }[] = [];
   readonly #rule: number;
 
-  constructor(parameters: ReadonlyMap<string, Named>, input: OptimizerInput) {
+  /** ConfigError for a rule that needs whole tensors where `ranks` says that one is cut. */
+  constructor(
+    parameters: ReadonlyMap<string, Named>,
+    input: OptimizerInput,
+    { norm = new LocalNorm(), cut }: OptimizerRanks = {},
+  ) {
     this.config = parseConfig(optimizerSchema, input, "the optimizer configuration is wrong");
     const { lr, name } = this.config;
+    if (wholeTensorRules.includes(name)) expectWhole(name, parameters, cut);
+    this.norm = norm;
     this.#lr = typeof lr === "number" ? () => lr : schedule(lr);
     this.#rule = ruleOf(this.config);
     const count = name === "none" ? 0 : momentsOf(this.#rule);
@@ -140,14 +168,9 @@ export class Optimizer {
    */
   update(gradients: Gradients): { norm: Tensor; sums: Tensor } {
     return noGrad(() => {
-      const used = this.#used(gradients);
-      const sums = sumSquares(used.map(({ grad }) => grad));
-      const clip = this.config.gradClipNorm ?? 0;
-      const [norm, factor] = results(native().xl_clip_factor(sums.handle, clip), "clip");
-      const lr = this.#lr(this.updates - 1);
-      for (const { slot, grad } of used) this.#update(slot, grad, factor!, lr);
-      this.#updated = used.map(({ slot }) => ({ slot }));
-      return { norm: norm!, sums };
+      const { used, sums, norm, factor } = this.#measured(gradients);
+      this.#updateAll(used, factor, this.#lr(this.updates - 1));
+      return { norm, sums };
     });
   }
 
@@ -157,53 +180,64 @@ export class Optimizer {
     const parameter = this.#slots[0]?.parameter;
     if (parameter?.device !== "cuda") return;
     this.#schedule ??= onDevice("cuda", () => keep(zeros([scheduleSize], "f64")));
-    this.#put(this.#slots[0]!, this.#lr(this.updates - 1));
+    this.#put(this.#lr(this.updates - 1));
     check(native().xl_optimizer_schedule(this.#schedule.handle), "optimizer schedule");
   }
 
   /** NonFiniteError for the sums of an update that was not made; takes its number back. */
   expectFinite(sums: Tensor): void {
-    this.updates--;
-    this.#rejectNonFinite(sums, this.#updated);
+    const rows = sums.dataSync();
+    if (rows[rows.length - 1] === 0) return;
+    const { names } = this.norm;
+    const bad = names.findIndex((_, i) => rows[2 * i + 1]! > 0);
+    const update = this.updates--;
+    throw new NonFiniteError(
+      `update ${update}: the gradient of ${names[bad]} has ${rows[2 * bad + 1]} elements ` +
+        "that are not finite; nothing was changed. Lower the learning rate, or clip gradients.",
+    );
+  }
+
+  /**
+   * Counts an update without making it, for a step that saw no valid token: schedules stay a
+   * function of the number of the step.
+   */
+  skip(): void {
     this.updates++;
   }
 
   #used(gradients: Gradients): { slot: Slot; grad: Tensor }[] {
     return this.#slots.flatMap((slot) => {
       const grad = gradients.get(slot.parameter);
-      return grad ? [{ slot, grad }] : [];
+      return grad && grad.size > 0 ? [{ slot, grad }] : [];
     });
   }
 
-  #step(gradients: Gradients): StepReport {
+  /** The gradients with their norm f64 [] and the factor f64 [] that clips it. */
+  #measured(gradients: Gradients) {
     const used = this.#used(gradients);
+    const sums = this.norm.sums(new Map(used.map(({ slot, grad }) => [slot.name, grad])));
+    const clip = this.config.gradClipNorm ?? 0;
+    const [norm, factor] = results(native().xl_clip_factor(sums.handle, clip), "clip");
+    return { used, sums, norm: norm!, factor: factor! };
+  }
+
+  #step(gradients: Gradients): StepReport {
     const lr = this.lr;
-    if (used.length === 0 || this.config.name === "none") {
+    if (this.#slots.length === 0 || this.config.name === "none") {
       this.updates++;
       return { norm: 0, lr, nonFinite: 0 };
     }
-    const sums = sumSquares(used.map(({ grad }) => grad));
-    const clip = this.config.gradClipNorm ?? 0;
-    const [norm, factor] = results(native().xl_clip_factor(sums.handle, clip), "clip");
-    this.#rejectNonFinite(sums, used);
+    const { used, sums, norm, factor } = this.#measured(gradients);
     this.updates++;
-    for (const { slot, grad } of used) this.#update(slot, grad, factor!, lr);
-    return { norm: norm!.item(), lr, nonFinite: 0 };
+    // Where a gradient is not finite the factor is NaN, with which an update changes nothing: all of
+    // them are on their way before anything waits for the sums.
+    this.#updateAll(used, factor, lr);
+    this.expectFinite(sums);
+    return { norm: norm.item(), lr, nonFinite: 0 };
   }
 
-  #rejectNonFinite(sums: Tensor, used: { slot: Slot }[]): void {
-    const rows = sums.dataSync();
-    if (rows[rows.length - 1] === 0) return;
-    const bad = used.findIndex((_, i) => rows[2 * i + 1]! > 0);
-    const { name } = used[bad]!.slot;
-    throw new NonFiniteError(
-      `update ${this.updates + 1}: the gradient of ${name} has ${rows[2 * bad + 1]} elements ` +
-        "that are not finite; nothing was changed. Lower the learning rate, or clip gradients.",
-    );
-  }
-
-  /** The scratch floats of an update of one parameter. */
-  #put(slot: Slot, lr: number): void {
+  /** The scratch floats of an update that all parameters share. */
+  #put(lr: number): void {
     const { config, updates: t } = this;
     const mix = mixSchedule(config, t);
     putFloats([
@@ -214,26 +248,25 @@ export class Optimizer {
       mix.beta3,
       mix.alpha,
       config.eps,
-      slot.decay,
       1,
       config.gradClipValue ?? 0,
     ]);
   }
 
-  #update(slot: Slot, grad: Tensor, factor: Tensor, lr: number): void {
-    this.#put(slot, lr);
-    const [first, second, third] = slot.moments;
-    const status = native().xl_optimizer_step(
-      this.#rule,
-      slot.parameter.handle,
-      grad.handle,
-      handleOf(first),
-      handleOf(second),
-      handleOf(third),
-      factor.handle,
-      isCapturing() ? handleOf(this.#schedule) : 0,
-    );
-    check(status, `optimizer (${slot.name})`);
+  /** One native call for as many parameters as the scratch block describes. */
+  #updateAll(used: readonly { slot: Slot; grad: Tensor }[], factor: Tensor, lr: number): void {
+    const scheduled = isCapturing() ? handleOf(this.#schedule) : 0;
+    for (let start = 0; start < used.length; start += mostUpdates) {
+      const part = used.slice(start, start + mostUpdates);
+      this.#put(lr);
+      putFloats(
+        part.map(({ slot }) => slot.decay),
+        firstDecay,
+      );
+      const count = putInts(part.flatMap(handlesOf)) / handlesEach;
+      const status = native().xl_optimizer_update(this.#rule, count, factor.handle, scheduled);
+      check(status, `optimizer (${part[0]!.slot.name} to ${part.at(-1)!.slot.name})`);
+    }
   }
 
   /** Moments by name, for a checkpoint: `<parameter>.moment1`, … */
@@ -268,30 +301,33 @@ export class Optimizer {
 export function adamw(
   parameters: ReadonlyMap<string, Named>,
   options: Omit<OptimizerInput, "name">,
+  ranks: OptimizerRanks = {},
 ): Optimizer {
-  return new Optimizer(parameters, { ...options, name: "adamw" });
+  return new Optimizer(parameters, { ...options, name: "adamw" }, ranks);
 }
 
 /** Any optimiser by its configuration. */
 export function optimizer(
   parameters: ReadonlyMap<string, Named>,
   config: OptimizerInput,
+  ranks: OptimizerRanks = {},
 ): Optimizer {
-  return new Optimizer(parameters, config);
+  return new Optimizer(parameters, config, ranks);
 }
 
-/** f64 [tensors + 1, 2]: Σg² and the number of non-finite elements of each, totals last. */
-function sumSquares(grads: Tensor[]): Tensor {
-  const most = scratch().ints.length;
-  const parts: Tensor[] = [];
-  for (let start = 0; start < grads.length; start += most) {
-    const handles = grads.slice(start, start + most).map((grad) => grad.handle);
-    const status = native().xl_global_sum_squares(putInts(handles));
-    parts.push(result(status, "globalNorm"));
+function expectWhole(
+  rule: string,
+  parameters: ReadonlyMap<string, Named>,
+  cut: OptimizerRanks["cut"],
+): void {
+  for (const name of parameters.keys()) {
+    const reason = cut?.(name);
+    if (reason === undefined) continue;
+    const message =
+      `${rule} needs the norm of whole tensors, and ${name} is cut over ${reason}: use another ` +
+      "optimizer, adamw say, or a mesh of dp and pp alone";
+    throw new ConfigError("the optimizer does not fit the mesh", [{ path: "name", message }]);
   }
-  if (parts.length === 1) return parts[0]!;
-  const rows = concat(parts.map((part) => part.slice(0, 0, -1)));
-  return concat([rows, rows.sum(0, { keepDims: true })]);
 }
 
 function ruleOf(config: OptimizerConfig): number {

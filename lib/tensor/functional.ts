@@ -40,17 +40,19 @@ export function customGrad<A extends Tensor[]>(
 
 /**
  * Runs `body` on `inputs` without keeping its activations and runs it again in the backward pass.
- * Tensors that `body` reaches otherwise (parameters) get their gradients too, when they are listed
- * in `captured`. Random masks repeat by themselves: they depend on keys, not on a stream.
+ * Leaves that `body` reaches otherwise (parameters) get their gradients too, when `captured` lists
+ * them; "all" is for bodies whose leaves are known only once they run again. Random masks repeat by
+ * themselves: they depend on keys, not on a stream.
  */
 export function checkpoint(
   body: (...inputs: Tensor[]) => Tensor,
   inputs: readonly Tensor[],
-  captured: readonly Tensor[] = [],
+  captured: readonly Tensor[] | "all" = [],
 ): Tensor {
-  if (!needsGrad(...inputs, ...captured)) return body(...inputs);
-  const value = noGrad(() => body(...inputs));
-  record("checkpoint", [...inputs, ...captured], [value], ([dy]) => {
+  const listed = captured === "all" ? [] : captured;
+  if (!needsGrad(...inputs, ...listed)) return body(...inputs);
+  const value = noGrad(() => withAliases(body, inputs));
+  const node = record("checkpoint", [...inputs, ...listed], [value], ([dy]) => {
     const leaves = inputs.map((input) => {
       const leaf = input.detach();
       leaf.requiresGrad = input.requiresGrad;
@@ -58,15 +60,23 @@ export function checkpoint(
     });
     const again = withGrad(true, () => body(...leaves));
     const grads = backward([again], [dy!]);
-    const unknown = [...grads.keys()].filter(
-      (leaf) => !leaves.includes(leaf) && !captured.includes(leaf),
-    );
-    if (unknown.length > 0) {
+    const known = new Set([...leaves, ...listed]);
+    const others = [...grads.keys()].filter((leaf) => !known.has(leaf));
+    if (others.length > 0 && captured !== "all") {
       throw new GradientError(
         "checkpoint(): the body uses parameters that `captured` does not list",
       );
     }
-    return [...leaves, ...captured].map((leaf) => grads.get(leaf) ?? null);
+    node!.edges.push(...others);
+    return [...leaves, ...listed, ...others].map((leaf) => grads.get(leaf) ?? null);
   });
+  return value;
+}
+
+/** The body may take its inputs over: the second run still needs them. */
+function withAliases(body: (...inputs: Tensor[]) => Tensor, inputs: readonly Tensor[]): Tensor {
+  const aliases = inputs.map((input) => input.detach());
+  const value = body(...aliases);
+  for (const alias of aliases) if (alias !== value) alias.dispose();
   return value;
 }

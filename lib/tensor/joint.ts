@@ -44,6 +44,11 @@ export function product(
   return result(status, "matmul");
 }
 
+/** The dtype of a leaf's gradient: its own, unless it says otherwise (weights gathered in bf16). */
+export function gradientDtype(leaf: Tensor & { readonly gradientDtype?: DType }): DType {
+  return leaf.gradientDtype ?? leaf.dtype;
+}
+
 /** A layer, and the dtype of its result where that is not the input's. */
 export interface Layer {
   readonly weight: Tensor;
@@ -129,7 +134,8 @@ function piece(all: Tensor, dim: number, start: number, size: number): Tensor {
 export function areJoint(x: Tensor, weights: readonly Tensor[]): boolean {
   const n = weights.length;
   if (!joint.gradients || x.device !== "cuda" || x.dtype !== "bf16" || n < 2) return false;
-  if (weights.some(({ dtype, requiresGrad }) => dtype !== "f32" || !requiresGrad)) return false;
+  if (weights.some((weight) => gradientDtype(weight) !== "f32" || !weight.requiresGrad))
+    return false;
   const total = weights.reduce((sum, weight) => sum + weight.shape[0]!, 0);
   return 4 * total < (8 * (n - 1) + 6) * x.shape.at(-1)!;
 }

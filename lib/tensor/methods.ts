@@ -8,6 +8,7 @@ import * as products from "./ops/matmul.ts";
 import * as norm from "./ops/norm.ts";
 import * as reduce from "./ops/reduce.ts";
 import * as view from "./ops/view.ts";
+import { withValue } from "./known.ts";
 import { backward, hooks, requireGrad } from "./tape.ts";
 import { ones } from "./create.ts";
 import { onDevice, toDevice } from "./device.ts";
@@ -125,4 +126,8 @@ define("write_", function (this: Tensor, source: Tensor) {
 });
 
 hooks.add = elementwise.add;
-hooks.ones = (like) => onDevice(like.device, () => ones(like.shape, like.dtype));
+hooks.ones = (like) =>
+  withValue(
+    onDevice(like.device, () => ones(like.shape, like.dtype)),
+    1,
+  );

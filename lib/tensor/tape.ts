@@ -9,7 +9,7 @@ import { GradientError, shown } from "./errors.ts";
 import { scope } from "./scope.ts";
 import type { Tensor } from "./tensor.ts";
 
-type Gradient = Tensor | null | undefined;
+export type Gradient = Tensor | null | undefined;
 /**
  * Gradients of the inputs for gradients of the outputs; null where there is none. Returns new
  * tensors
@@ -67,7 +67,8 @@ export function needsGrad(...inputs: (Tensor | null | undefined)[]): boolean {
 
 /**
  * Records an operation: `backward` maps output gradients to input gradients, in order. `saved` are
- * tensors that were made for it alone.
+ * tensors that were made for it alone. Returns the node: a backward pass that finds further leaves
+ * appends them to its edges, and their gradients to what it returns.
  */
 export function record(
   name: string,
@@ -75,8 +76,8 @@ export function record(
   outputs: Tensor[],
   backward: Backward,
   saved: readonly Tensor[] = [],
-): void {
-  if (!needsGrad(...inputs)) return;
+): Node | undefined {
+  if (!needsGrad(...inputs)) return undefined;
   const edges = inputs.map((input) => (input?.requiresGrad ? (input.edge ?? input) : undefined));
   const node: Node = {
     sequence: sequence++,
@@ -90,6 +91,7 @@ export function record(
     output.requiresGrad = true;
     output.edge = { node, index };
   });
+  return node;
 }
 
 /** `record` for one output; returns it. */

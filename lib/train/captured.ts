@@ -6,17 +6,7 @@ import { tokensOf, type XLSTM } from "../nn/model.ts";
 import type { Optimizer } from "../optim/optimizer.ts";
 import { capture, div, type Tensor } from "../tensor/index.ts";
 import { firstNonFiniteParameter } from "./non_finite.ts";
-
-/** A loss or a gradient was not finite; nothing was changed. The message says which. */
-export class SpoiledStep extends Error {
-  override readonly name = "SpoiledStep";
-  readonly loss: number;
-
-  constructor(message: string, loss: number) {
-    super(message);
-    this.loss = loss;
-  }
-}
+import { SpoiledStep, type StepFacts } from "./step.ts";
 
 type Step = ReturnType<typeof record>;
 
@@ -42,13 +32,13 @@ export class CapturedTraining {
       : undefined;
   }
 
-  /** One step: mean loss in nats, gradient norm, learning rate. Waits for the GPU. */
-  run(batch: Batch): { loss: number; norm: number; lr: number } {
+  /** One step. Waits for the GPU. SpoiledStep as from `takeStep`. */
+  run(batch: Batch): StepFacts {
     const { lr } = this.#optimizer;
     const device = this.#model.device;
     const tokens = tokensOf(batch.tokens).to(device);
     const { loss, norm, sums } = this.#step(tokens, tokensOf(batch.targets).to(device));
-    const facts = { loss: loss.item(), norm: norm.item(), lr };
+    const facts = { loss: loss.item(), norm: norm.item(), lr, tokens: tokens.size };
     if (Number.isFinite(facts.loss) && Number.isFinite(facts.norm)) return facts;
     this.#raise(facts.loss, sums);
     return facts;

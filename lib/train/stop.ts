@@ -5,8 +5,8 @@
 //   while (!requests.stop) { ...; await new Promise(setImmediate); }
 
 /** Signals that end a run after the current step. */
-const stopping = ["SIGINT", "SIGTERM", "SIGUSR1"] as const;
-export type StopSignal = (typeof stopping)[number];
+export const stopSignals = ["SIGINT", "SIGTERM", "SIGUSR1"] as const;
+export type StopSignal = (typeof stopSignals)[number];
 
 /** Exit code of a run that a second interrupt ended at once. */
 const interruptedTwice = 70;
@@ -46,7 +46,7 @@ export class StopRequests implements Disposable {
       if (first) options.notify?.(signal);
     };
     this.#listeners = [
-      ...stopping.map((signal) => [signal, () => receive(signal)] as const),
+      ...stopSignals.map((signal) => [signal, () => receive(signal)] as const),
       ["SIGUSR2", () => void (this.#save = true)] as const,
     ];
     for (const [signal, listener] of this.#listeners) process.on(signal, listener);

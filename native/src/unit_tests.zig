@@ -7,6 +7,8 @@ test {
     _ = @import("cuda/cublaslt_choice.zig");
     _ = @import("runtime/arena.zig");
     _ = @import("runtime/pool.zig");
+    _ = @import("test_comm.zig");
+    _ = @import("test_comm_faults.zig");
     _ = @import("test_conv.zig");
     _ = @import("test_copy.zig");
     _ = @import("test_elementwise.zig");
@@ -14,6 +16,7 @@ test {
     _ = @import("test_loss.zig");
     _ = @import("test_loss_linear.zig");
     _ = @import("test_matmul.zig");
+    _ = @import("test_mesh.zig");
     _ = @import("test_mlstm.zig");
     _ = @import("test_norm.zig");
     _ = @import("test_optimizer.zig");

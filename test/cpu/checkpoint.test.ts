@@ -158,7 +158,7 @@ test("checkpoints: tensors come back, damage is named when a tensor is loaded", 
   expect(checkpoint.load("z", "f32").tolist()).toEqual([4]);
   const file = join(path, "rank-0.safetensors");
   const bytes = readFileSync(file);
-  bytes[checkpoint.tensors.get("w")!.offset]! ^= 1;
+  bytes[checkpoint.tensors.get("w")!.pieces[0]!.offset]! ^= 1;
   writeFileSync(file, bytes);
   expect(() => checkpoint.load("w")).toThrow(CheckpointError);
   expect(() => checkpoint.load("w")).toThrow(/rank-0\.safetensors: tensor "w": the data/);

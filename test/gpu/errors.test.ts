@@ -89,7 +89,11 @@ describe("a GPU that cannot be used is named, and the CPU works", () => {
 
 test("out of memory: the largest tensors are listed, and freeing them is enough", async () => {
   const got = await scenario("memory", { XL_EMULATOR_MEMORY: String(64 << 20) });
-  const listed = /the largest f32 \[4, 1048576\] 16\.8 MB, bf16 \[1048576\] 2\.1 MB; make the/;
+  // Of 67.1 MB; the one on the CPU, in "move", does not count.
+  const listed = new RegExp(
+    String.raw`on cuda: 2 tensors hold 18\.9 MB, the largest f32 \[4, 1048576\] 16\.8 MB, ` +
+      String.raw`bf16 \[1048576\] 2\.1 MB; 48\.\d MB are free; make the`,
+  );
   for (const [name, shape] of [
     ["tensor", "[1024, 64, 1024] (268.4 MB)"],
     ["move", "[16, 1048576] (67.1 MB)"],
@@ -98,6 +102,11 @@ test("out of memory: the largest tensors are listed, and freeing them is enough"
     expect(got[name]).toEqual({ code: "out_of_memory", text: expect.stringMatching(listed) });
     expect(got[name]!.text).toContain(`no memory for a f32 tensor of shape ${shape} on cuda`);
   }
+  expect(got["scratch"]!.code).toBe("out_of_memory");
+  expect(got["scratch"]!.text).toMatch(
+    /^no memory for scratch of linearCrossEntropy \(\d+\.\d MB\) on cuda: \d+ tensors hold/,
+  );
+  expect(got["scratch"]!.text).toMatch(/the largest f32 \[4, 1048576\] 16\.8 MB, .* MB are free;/);
   expect(got["others live"]).toEqual({ value: [4 << 20] });
   expect(got["after freeing"]).toEqual({ value: [8 << 20] });
   expect(got["small"]).toEqual({ value: [0] });
@@ -123,7 +132,7 @@ test("ids outside of a table are raised at the next read, once, with their limit
 });
 
 test.each(["0", "1"])("a kernel at fault ends the GPU, not the CPU (XL_SYNC=%s)", async (sync) => {
-  const got = await scenario("fault", { XL_SYNC: sync });
+  const got = await scenario("fault", { XL_SYNC: sync, XL_EMULATOR_FAULT: "conv_step_f32" });
   const { step, dispose, cpu, "cpu gradients": gradients, operation, ...rest } = got;
   const dead = { code: "cuda", text: expect.stringContaining("CUDA_ERROR_ILLEGAL_ADDRESS") };
   expect(step).toEqual(dead);
@@ -132,6 +141,19 @@ test.each(["0", "1"])("a kernel at fault ends the GPU, not the CPU (XL_SYNC=%s)"
   expect(operation!.code).not.toBe("");
   expect(dispose).toEqual({});
   expect([cpu, gradients]).toEqual([{ value: [14] }, { value: [2, 4] }]);
+});
+
+test("a slot outside of a state changes nothing, and is raised at the next read", async () => {
+  const got = await scenario("slots");
+  for (const cell of ["causalConvStep", "slstmStep", "mlstmStep"]) {
+    for (const id of [3, -1, 900_000]) {
+      const raised = expect.stringContaining(`ids that contain ${id}, expected 0 to 2`);
+      expect(got[`${cell} ${id}`], cell).toEqual({ code: "invalid_argument", text: raised });
+      // The row with a good slot has its result and its new state; the other one has zeros.
+      expect(got[`${cell} ${id} rows`], cell).toEqual({ value: [true, true] });
+      expect(got[`${cell} ${id} states`], cell).toEqual({ value: [true, true, true] });
+    }
+  }
 });
 
 describe("tensors of two devices", () => {

@@ -3,14 +3,17 @@
 // against its parts.
 
 import { describe, expect, test } from "bun:test";
+import { gpuFacts } from "../../lib/native/gpu.ts";
 import {
   cast,
   crossEntropy,
+  div,
   type DType,
   linear,
   linearCrossEntropy,
   type LossOptions,
   type LossSum,
+  mul,
   requireGrad,
   scope,
   tensor,
@@ -128,6 +131,43 @@ describe.each(["f32", "bf16"] as const)("%s", (dtype) => {
     expect(distance(fused.perToken, parts.perToken)).toBeLessThan(1e-6);
     expect(distance(fused.dx, parts.dx)).toBeLessThan(bars[dtype]);
     expect(distance(fused.dw, parts.dw)).toBeLessThan(bars[dtype]);
+  });
+
+  test("gradients of the mean need no multiplication, others are right", () => {
+    const [rows, width, vocab] = [70, 24, 331];
+    const random = new Random(6);
+    const hidden = random.normals(rows * width).map(roundToBf16);
+    const weight = random.normals(vocab * width).map(roundToBf16);
+    const targets = Int32Array.from({ length: rows }, () => random.below(vocab));
+    const run = (of: DType, meanOf: (loss: Tensor) => Tensor, expectedGradient?: number) =>
+      scope(() => {
+        const x = requireGrad(tensor(hidden, { shape: [rows, width], dtype: of }));
+        const stored = of === "bf16" ? "f32" : of;
+        const w = requireGrad(tensor(weight, { shape: [vocab, width], dtype: stored }));
+        const loss = meanOf(linearCrossEntropy(x, w, tensor(targets), { expectedGradient }).loss);
+        const before = x.device === "cuda" ? gpuFacts().launches : 0;
+        const grads = loss.backward();
+        const launches = x.device === "cuda" ? gpuFacts().launches - before : 0;
+        return { launches, dx: numbers(grads.get(x)!), dw: numbers(grads.get(w)!) };
+      });
+    const losses: Record<string, [(loss: Tensor) => Tensor, number, number?]> = {
+      // The seed and its scaling.
+      mean: [(loss) => div(loss, rows), 2],
+      // Scaling by the rest of the factor, once for each gradient; bf16 rounds it first.
+      sum: [(loss) => loss, dtype === "bf16" ? 5 : 4],
+      third: [(loss) => mul(loss, 1 / 3), dtype === "bf16" ? 6 : 5],
+      "twice the mean": [(loss) => div(loss.add(loss), rows), dtype === "bf16" ? 7 : 6],
+      "a seventh, as expected": [(loss) => mul(loss, 1 / 7), 2, 1 / 7],
+      "a sum, as expected": [(loss) => loss, 1, 1],
+    };
+    for (const [name, [meanOf, launches, expected]] of Object.entries(losses)) {
+      const want = run("f64", meanOf);
+      const got = onGpu(() => run(dtype, meanOf, expected));
+      expect(got.launches, name).toBe(launches);
+      // Logits are rounded to bf16, too.
+      expect(distance(got.dx, want.dx), name).toBeLessThan(4 * bars[dtype]);
+      expect(distance(got.dw, want.dw), name).toBeLessThan(4 * bars[dtype]);
+    }
   });
 });
 

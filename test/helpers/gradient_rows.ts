@@ -208,7 +208,9 @@ const selections: GradientRow[] = [
   row("gather", "repeated", [[2, 4]], (t, x) => t.gather(x, grid())),
   row("topK", "two of five", [[3, 5]], (t, x) => t.topK(x, 2).values),
   row("topK", "all", [[3, 5]], (t, x) => t.topK(x, 5).values),
-  row("dropout", "a third", [[4, 2, 8]], (t, x) => t.dropout(x, 1 / 3, t.keyOf("mask", 7), 3)),
+  row("dropout", "a third", [[4, 2, 8]], (t, x) =>
+    t.dropout(x, 1 / 3, t.keyOf("mask", 7), { sample: 3 }),
+  ),
   row("dropout", "off", [[4, 8]], (t, x) => t.dropout(x, 0, t.keyOf("mask", 7))),
 ];
 

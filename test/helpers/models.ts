@@ -1,7 +1,7 @@
 // Tiny models of every kind, and what tests do with them.
 
 import type { ModelConfigInput } from "../../lib/nn/config.ts";
-import type { ForwardOptions } from "../../lib/nn/model.ts";
+import type { ForwardOptions, ModelOptions } from "../../lib/nn/model.ts";
 import { xlstm, type XLSTM } from "../../lib/nn/model.ts";
 import { noGrad, scope, tensor } from "../../lib/tensor/index.ts";
 import { Random } from "./random.ts";
@@ -76,8 +76,8 @@ export const stateful: readonly ConfigName[] = [
  * A model whose parameters are all random: at their initial values gates are closed, biases and
  * recurrent weights are zero, and most mistakes would not show.
  */
-export function scrambled(config: ModelConfigInput, seed = 1): XLSTM {
-  const model = xlstm(config, { seed });
+export function scrambled(config: ModelConfigInput, seed = 1, options: ModelOptions = {}): XLSTM {
+  const model = xlstm(config, { ...options, seed });
   const random = new Random(seed);
   for (const parameter of model.parameters().values()) {
     const offset = parameter.name.endsWith("scale") && !config.normResidualScale ? 1 : 0;

@@ -63,7 +63,7 @@ test("a saved checkpoint is found, verifies, and holds what was given", () => {
     ["w", [5, 3]],
     ["b", [3]],
   ]);
-  const { offset, bytes } = manifest.tensors[1]!;
+  const { offset, bytes } = manifest.tensors[1]!.pieces[0]!;
   const file = readFileSync(join(path, "rank-0.safetensors"));
   const expected = bytesTensor("f32", [5, 3], 7).bytesSync(0, 60);
   expect([...file.subarray(offset, offset + bytes)]).toEqual([...expected]);
@@ -206,7 +206,7 @@ test("quick verification sees sizes, not bits; a read-only place is left as it i
 test("a newer format is an error, not damage", () => {
   const path = join(saveCheckpoint(folder, contents(1)), "manifest.json");
   const text = readFileSync(path, "utf8").replace(/,"sha256":"\w+"\}\n$/, "}");
-  const body = text.replace('"format":1', '"format":2');
+  const body = text.replace('"format":1', '"format":3');
   const hash = new Bun.CryptoHasher("sha256").update(body).digest("hex");
   writeFileSync(path, `${body.slice(0, -1)},"sha256":"${hash}"}\n`);
   expect(() => latestCheckpoint(folder)).toThrow(NewerFormatError);

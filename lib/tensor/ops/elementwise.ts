@@ -5,6 +5,7 @@ import { Binary, Unary } from "../../native/symbols.ts";
 import { full } from "../create.ts";
 import { onDevice } from "../device.ts";
 import type { DType } from "../dtype.ts";
+import { withProduct } from "../known.ts";
 import { needsGrad, recorded } from "../tape.ts";
 import { handleOf, result, Tensor } from "../tensor.ts";
 import { cast, sumTo } from "./view.ts";
@@ -24,9 +25,11 @@ export function unary(name: UnaryName, x: Tensor, parameter = 0): Tensor {
   const y = result(native().xl_unary(x.handle, code, parameter), name);
   if (!needsGrad(x)) return y;
   const saved = savesNothing.has(name) ? undefined : savesOutput.has(name) ? y.detach() : x;
-  return recorded(name, [x], y, (dy) => [
-    result(native().xl_unary_backward(dy.handle, handleOf(saved), code, parameter), name),
-  ]);
+  return recorded(name, [x], y, (dy) => {
+    const status = native().xl_unary_backward(dy.handle, handleOf(saved), code, parameter);
+    const dx = result(status, name);
+    return [name === "scale" ? withProduct(dx, dy, parameter) : dx];
+  });
 }
 
 export const neg = (x: Tensor): Tensor => unary("neg", x);

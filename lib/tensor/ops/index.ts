@@ -65,15 +65,26 @@ export function topK(x: Tensor, k: number): { values: Tensor; indices: Tensor } 
   return { values: values!, indices: indices! };
 }
 
+/** Global numbers of x[0, .., 0]: dropout masks do not depend on how a batch is split. */
+export interface DropoutPlace {
+  /** Row of the global batch. */
+  readonly sample?: number;
+  readonly position?: number;
+  readonly feature?: number;
+}
+
 /**
  * Zeroes elements with probability `rate` and scales the rest by 1/(1 − rate). x [samples, ..,
- * features];
- * `sample` is the global batch row of row 0, so masks do not depend on how a batch is split.
+ * features], a part of a larger tensor that begins at `first`.
  */
-export function dropout(x: Tensor, rate: number, key: Key, sample = 0, position = 0): Tensor {
+export function dropout(x: Tensor, rate: number, key: Key, first: DropoutPlace = {}): Tensor {
   if (!(rate >= 0 && rate < 1)) throw new RangeError(`dropout: rate ${rate} is not in [0, 1)`);
   if (rate === 0) return x;
-  const apply = (t: Tensor) =>
-    result(native().xl_dropout(t.handle, 1 - rate, key.low, key.high, sample, position), "dropout");
+  const { sample = 0, position = 0, feature = 0 } = first;
+  const apply = (t: Tensor) => {
+    const { low, high } = key;
+    const status = native().xl_dropout(t.handle, 1 - rate, low, high, sample, position, feature);
+    return result(status, "dropout");
+  };
   return recorded("dropout", [x], apply(x), (dy) => [apply(dy)]);
 }

@@ -2,9 +2,11 @@
 // microbatches and ranks add up and are divided once (training.md §3.1).
 
 import { native } from "../../native/library.ts";
+import { knownValue } from "../known.ts";
+import { gradientDtype } from "../joint.ts";
 import { needsGrad, record, recorded } from "../tape.ts";
 import { handleOf, putFloats, result, results, type Tensor } from "../tensor.ts";
-import { mul } from "./elementwise.ts";
+import { mul, unary } from "./elementwise.ts";
 import { cast } from "./view.ts";
 
 export interface LossOptions {
@@ -15,6 +17,12 @@ export interface LossOptions {
   labelSmoothing?: number;
   /** λ·Σ logsumexp². */
   zLoss?: number;
+  /**
+   * What the gradient of the loss will be, if it is known: `linearCrossEntropy` makes its gradients
+   * for it, and need not multiply them by another one. Default: 1 / targets on a GPU (their mean),
+   * else 1.
+   */
+  expectedGradient?: number | undefined;
 }
 
 export interface LossSum {
@@ -28,12 +36,13 @@ export interface LossSum {
   perToken: Tensor;
 }
 
-function putOptions(options: LossOptions): void {
+/** `scale` multiplies the gradients of the fused head. */
+function putOptions(options: LossOptions, scale = 1): void {
   const cap = options.softCap;
   if (cap !== null && cap !== undefined && !(cap > 0)) {
     throw new RangeError(`softCap: ${cap} is not positive; use null for off`);
   }
-  putFloats([cap ?? 0, options.labelSmoothing ?? 0, options.zLoss ?? 0, 1]);
+  putFloats([cap ?? 0, options.labelSmoothing ?? 0, options.zLoss ?? 0, scale]);
 }
 
 /** Of logits [.., V] and targets i32 [..]. */
@@ -71,7 +80,9 @@ export function linearCrossEntropy(
   targets: Tensor,
   options: LossOptions = {},
 ): LossSum {
-  putOptions(options);
+  const scale = options.expectedGradient ?? usualGradient(hidden, targets);
+  if (!(scale > 0)) throw new RangeError(`expectedGradient: ${scale} is not positive`);
+  putOptions(options, scale);
   const gradients = needsGrad(hidden, weight);
   const outputs = results(
     native().xl_linear_cross_entropy(
@@ -88,10 +99,31 @@ export function linearCrossEntropy(
   record("linearCrossEntropy", [hidden, weight], [loss], ([dloss]) => {
     using dh = dhidden!;
     using dw = dweight!;
+    const factor = factorOf(dloss!, scale);
     return [
-      hidden.requiresGrad ? mul(dh, cast(dloss!, dh.dtype)) : null,
-      weight.requiresGrad ? cast(mul(dw, dloss!), weight.dtype) : null,
+      hidden.requiresGrad ? scaled(dh, factor) : null,
+      weight.requiresGrad ? cast(scaled(dw, factor), gradientDtype(weight)) : null,
     ];
   });
   return { loss, count, correct, perToken };
+}
+
+/**
+ * On a GPU multiplying the gradients costs a reading and writing of [V, D], and as much memory:
+ * they are made for the mean, which is what training asks for.
+ */
+function usualGradient(hidden: Tensor, targets: Tensor): number {
+  return hidden.device === "cuda" && targets.size > 0 ? 1 / targets.size : 1;
+}
+
+/** What gradients that were made for `scale` lack; undefined where that is the gradient. */
+function factorOf(dloss: Tensor, scale: number): Tensor | undefined {
+  const made = dloss.dtype === "f64" ? scale : Math.fround(scale);
+  if (knownValue(dloss) === made) return undefined;
+  return scale === 1 ? dloss : unary("scale", dloss, 1 / scale);
+}
+
+/** A new tensor, which may share the memory of the gradient. */
+function scaled(gradient: Tensor, factor: Tensor | undefined): Tensor {
+  return factor ? mul(gradient, cast(factor, gradient.dtype)) : gradient.detach();
 }

@@ -4,7 +4,7 @@ import { native } from "../../native/library.ts";
 import type { DType } from "../dtype.ts";
 import { arithmetic } from "../dtype.ts";
 import { ShapeError, shown } from "../errors.ts";
-import { areJoint, jointGradients, product, products } from "../joint.ts";
+import { areJoint, gradientDtype, jointGradients, product, products } from "../joint.ts";
 import { recorded, record, remembered } from "../tape.ts";
 import { codeOf, putInts, result, type Tensor } from "../tensor.ts";
 import { sumTo } from "./view.ts";
@@ -91,9 +91,10 @@ function gradients(
   return { dx, dweights };
 }
 
-/** dW [N, K] = Σ_rows dyᵀ x, in the weight's dtype. */
+/** dW [N, K] = Σ_rows dyᵀ x. */
 function weightGradient(dy: Tensor, x: Tensor, weight: Tensor): Tensor {
-  const status = native().xl_linear_weight_gradient(dy.handle, x.handle, codeOf(weight.dtype));
+  const code = codeOf(gradientDtype(weight));
+  const status = native().xl_linear_weight_gradient(dy.handle, x.handle, code);
   return result(status, "linear");
 }
 

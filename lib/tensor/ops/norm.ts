@@ -1,7 +1,7 @@
 // Norms over the last dim, head norms, softmax. Statistics in f32 (f64 for f64), two-pass variance.
 
 import { native } from "../../native/library.ts";
-import { type Backward, recomputable, record, recorded } from "../tape.ts";
+import { type Backward, type Gradient, recomputable, record, recorded } from "../tape.ts";
 import { handleOf, putInts, result, results, type Tensor } from "../tensor.ts";
 import { cast, reshape } from "./view.ts";
 
@@ -55,23 +55,27 @@ function normed(
 /**
  * sum = x + branch, and y = norm(sum), in one pass: what stands between two branches of a residual
  * stack. The gradient that arrives at the sum joins that of the norm without being rounded between.
+ * Without a branch x is such a sum already, made elsewhere; all values have the same bits.
  */
 export function residualNorm(
   x: Tensor,
-  branch: Tensor,
+  branch: Tensor | undefined,
   scale?: Tensor,
   options: Centered = {},
 ): { sum: Tensor; y: Tensor } {
   const name = "residualNorm";
-  const added = cast(branch, x.dtype);
+  const added = branch && cast(branch, x.dtype);
   const outputs = forward(name, x, added, scale, options, 1);
-  const [y, mean, rstd, sum] = outputs as [Tensor, Tensor, Tensor, Tensor];
+  const [y, mean, rstd, total] = outputs as [Tensor, Tensor, Tensor, Tensor];
+  const sum = added ? total : x.detach();
+  const terms = added ? 2 : 1;
   const slopes: Backward = ([dsum, dy]) => {
-    if (!dy) return [dsum, dsum, null, null];
+    if (!dy) return [...Array<Gradient>(terms).fill(dsum), null, null];
     const [dx, ...rest] = backward(name, { dy, dsum, x: sum, mean, rstd }, scale, options, 1);
-    return [dx, dx, ...rest];
+    return [...Array<Gradient>(terms).fill(dx), ...rest];
   };
-  record(name, [x, added, scale, options.bias], [sum, y], slopes, [mean, rstd]);
+  const inputs = added ? [x, added] : [x];
+  record(name, [...inputs, scale, options.bias], [sum, y], slopes, [mean, rstd]);
   if (options.recompute) recomputable(y, () => again(name, sum, scale, options, 1));
   return { sum, y };
 }

@@ -35,6 +35,8 @@ pub const table = base ++
     @import("exports_nn.zig").table ++
     @import("exports_file.zig").table ++
     @import("exports_device.zig").table ++
+    @import("exports_comm.zig").table ++
+    @import("exports_mesh.zig").table ++
     @import("exports_bench.zig").table;
 
 comptime {

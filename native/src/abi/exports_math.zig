@@ -92,7 +92,10 @@ pub const table = .{
     row(
         "xl_dropout",
         random.dropout,
-        &.{ "x", "keep", "key_low", "key_high", "first_sample", "first_position" },
+        &.{
+            "x",            "keep",           "key_low",       "key_high",
+            "first_sample", "first_position", "first_feature",
+        },
         "Dropout.",
     ),
     row("xl_sample", random.sample, &.{ "logits", "settings", "draws" }, "One token per row."),

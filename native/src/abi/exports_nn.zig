@@ -76,10 +76,10 @@ pub const table = .{
         "Coefficients of a captured update, from scratch floats.",
     ),
     row(
-        "xl_optimizer_step",
-        optimizer.step,
-        &.{ "rule", "parameter", "gradient", "first", "second", "third", "factor", "schedule" },
-        "One update in place.",
+        "xl_optimizer_update",
+        optimizer.update,
+        &.{ "rule", "count", "factor", "schedule" },
+        "One update of tensors in scratch, in place.",
     ),
     row(
         "xl_clip_factor",

@@ -9,6 +9,7 @@ const status = @import("../abi/status.zig");
 const DType = @import("../dtype.zig").DType;
 const Memory = @import("memory.zig").Memory;
 const Lt = @import("cublaslt.zig").Lt;
+const Shadows = @import("shadow.zig").Shadows;
 const Error = status.Error;
 
 pub const Facts = struct {
@@ -50,6 +51,8 @@ pub const Device = struct {
     libraries: [images.most]driver.Library = @splat(null),
     kernels: std.StringHashMapUnmanaged(driver.Kernel) = .empty,
     temporaries: std.ArrayList(Memory.Block) = .empty,
+    /// Bytes of scratch that were not found; `takeShortage`.
+    shortage: usize = 0,
     staging: [*]u8 = undefined, // pinned host memory: slots for uploads, then one for downloads
     uploads: usize = 0,
     copied: [upload_slots]driver.Event = @splat(null),
@@ -58,6 +61,9 @@ pub const Device = struct {
     /// Waits after every launch, to name the kernel at fault. `XL_SYNC=1`.
     synchronous: bool = false,
     lt: ?Lt = null,
+    /// Called when the host has waited: fails when the work was cut off (groups of ranks).
+    guard: ?*const fn () Error!void = null,
+    shadows: Shadows = .{},
 
     pub const staging_bytes = 1 << 20;
     const upload_slots = 8;
@@ -216,14 +222,29 @@ pub const Device = struct {
 
     /// Device memory that lives until the end of the running operation. Contents are undefined.
     pub fn temporary(device: *Device, bytes: usize) Error!*anyopaque {
-        const block = device.memory.alloc(&device.api, bytes) catch return status.fail(
-            .out_of_memory,
-            "no device memory for {d} bytes of scratch",
-            .{bytes},
-        );
+        const block = device.memory.alloc(&device.api, bytes) catch {
+            device.shortage = bytes;
+            const text = "no device memory for {d} bytes of scratch";
+            return status.fail(.out_of_memory, text, .{bytes});
+        };
         errdefer device.memory.release(&device.api, block);
         try device.temporaries.append(device.gpa, block);
         return @ptrFromInt(block.address);
+    }
+
+    /// Bytes that `temporary` has not found since the last call, or 0.
+    pub fn takeShortage(device: *Device) usize {
+        defer device.shortage = 0;
+        return device.shortage;
+    }
+
+    /// Device memory that an allocation may take; null where the driver does not say.
+    pub fn freeBytes(device: *Device) ?usize {
+        var free: usize = 0;
+        var total: usize = 0;
+        if (device.api.MemGetInfo_v2(&free, &total) != driver.success) return null;
+        const stats = device.memory.stats;
+        return @min(free + stats.cached_bytes, stats.limit_bytes -| stats.live_bytes);
     }
 
     pub fn releaseTemporaries(device: *Device) void {
@@ -287,7 +308,8 @@ pub const Device = struct {
 
     pub fn wait(device: *Device, comptime what: []const u8) Error!void {
         try device.expectNoCapture(what);
-        return device.api.check(device.api.StreamSynchronize(device.stream), what);
+        try device.api.check(device.api.StreamSynchronize(device.stream), what);
+        if (device.guard) |guard| try guard();
     }
 
     /// Waits for everything, and raises what kernels have reported.

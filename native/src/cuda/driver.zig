@@ -78,6 +78,7 @@ pub const Api = struct {
     DevicePrimaryCtxRetain: *const fn (*Context, c_int) callconv(.c) Result,
     CtxSetCurrent: *const fn (Context) callconv(.c) Result,
     StreamCreateWithPriority: *const fn (*Stream, c_uint, c_int) callconv(.c) Result,
+    StreamDestroy_v2: *const fn (Stream) callconv(.c) Result,
     StreamSynchronize: *const fn (Stream) callconv(.c) Result,
     StreamQuery: *const fn (Stream) callconv(.c) Result,
     StreamWaitEvent: *const fn (Stream, Event, c_uint) callconv(.c) Result,

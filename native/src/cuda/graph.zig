@@ -15,6 +15,8 @@ pub const Graph = struct {
     exec: driver.GraphExec = null,
     reserved: Memory.Reserved = .{},
     launches: u64 = 0,
+    /// Launches of the device before the recording.
+    started: u64 = 0,
 
     /// From here on the stream records instead of running.
     pub fn begin(device: *Device) Error!*Graph {
@@ -22,7 +24,7 @@ pub const Graph = struct {
             return status.invalid("capture: a capture is running already", .{});
         const graph = try device.gpa.create(Graph);
         errdefer device.gpa.destroy(graph);
-        graph.* = .{ .launches = device.launches };
+        graph.* = .{ .started = device.launches };
         const api = &device.api;
         try api.check(api.StreamBeginCapture_v2(device.stream, relaxed), "capture");
         device.memory.capture = &graph.reserved;
@@ -38,11 +40,12 @@ pub const Graph = struct {
         try api.check(api.StreamEndCapture(device.stream, &recorded), "capture");
         defer _ = api.GraphDestroy(recorded);
         try api.check(api.GraphInstantiateWithFlags(&graph.exec, recorded, 0), "capture");
-        graph.launches = device.launches - graph.launches;
+        graph.launches = device.launches - graph.started;
     }
 
     pub fn replay(graph: *Graph, device: *Device) Error!void {
-        return device.api.check(device.api.GraphLaunch(graph.exec, device.stream), "replay");
+        try device.api.check(device.api.GraphLaunch(graph.exec, device.stream), "replay");
+        return device.shadows.replayed(device, graph.started);
     }
 
     /// Waits for the device: a replay may still be running.

@@ -13,6 +13,7 @@ const Error = @import("../abi/status.zig").Error;
 /// Instead of `low` and `high`, the device's fault record is written where an id lies outside.
 pub const RangePlan = extern struct {
     ids: *const anyopaque,
+    kept: ?*anyopaque, // i32 [count]: the ids, −1 for those outside
     mask: ?*const anyopaque,
     weights: ?*const anyopaque,
     fault: *anyopaque,
@@ -81,8 +82,19 @@ const alone = 1 << 15;
 
 pub fn rangeCheck(device: *Device, dtype: DType, a: *const args.RangeCheck) Error!void {
     _ = dtype; // Weights are f32 on this device.
+    return check(device, a, null);
+}
+
+/// `rangeCheck` for kernels that write where an id points: they take `kept`, and leave out −1.
+pub fn guard(device: *Device, a: *const args.RangeCheck, kept: *anyopaque) Error!void {
+    defer device.releaseTemporaries();
+    return check(device, a, kept);
+}
+
+fn check(device: *Device, a: *const args.RangeCheck, kept: ?*anyopaque) Error!void {
     var plan: RangePlan = .{
         .ids = a.ids,
+        .kept = kept,
         .mask = a.mask,
         .weights = a.weights,
         .fault = @ptrFromInt(device.fault),

@@ -3,15 +3,15 @@
 //!
 //! A product of bf16 and f32 operands (activations and stored weights) rounds the f32 operand to
 //! bf16 first: tensor cores take one type, and 6 bytes moved per weight cost far less than an f32
-//! product. Products of at most 8 rows read a stored weight as it is, in whichever type: decoding
-//! is the reading of weights.
+//! product; weights in training are kept rounded (shadow.zig). Products of at most 8 rows read a
+//! stored weight as it is, in whichever type: decoding is the reading of weights.
 
 const std = @import("std");
 const args = @import("../args.zig");
 const status = @import("../abi/status.zig");
 const DType = @import("../dtype.zig").DType;
 const devices = @import("device.zig");
-const elementwise = @import("elementwise.zig");
+const shadow = @import("shadow.zig");
 const Device = devices.Device;
 const Lt = @import("cublaslt.zig").Lt;
 const Error = status.Error;
@@ -35,17 +35,15 @@ const bf16_code = @backingInt(DType.bf16);
 pub fn matmul(device: *Device, dtype: DType, a: *const Matmul) Error!void {
     if (dtype == .f64) return devices.unsupported("matmul", dtype);
     if (isSkinny(device, a)) return skinny(device, a);
-    if (device.lt) |*lt| {
-        var narrow = a.*;
-        if (a.a_dtype != a.b_dtype) try toBf16(device, &narrow);
-        if (Lt.fits(&narrow)) return lt.multiply(device, &narrow);
-    }
+    var narrow = a.*;
+    if (a.a_dtype != a.b_dtype) try toBf16(device, &narrow);
+    if (device.lt) |*lt| if (Lt.fits(&narrow)) return lt.multiply(device, &narrow);
     const m = (a.m + tile - 1) / tile;
     const n = (a.n + tile - 1) / tile;
     return device.launch("matmul", .{
         .x = m * n,
         .z = @intCast(@min(a.batch, largest_z)),
-    }, a.*);
+    }, narrow);
 }
 
 const skinny_rows = 4; // matmul_skinny.cuh: rows, warps
@@ -126,7 +124,7 @@ pub fn roundedFor(
     weight: *const anyopaque,
     count: u64,
 ) Error!?*const anyopaque {
-    if (device.lt == null or rows <= most_skinny or count == 0) return null;
+    if (rows <= most_skinny or count == 0) return null;
     return try rounded(device, weight, count);
 }
 
@@ -143,21 +141,10 @@ fn spanOf(sizes: [3]u64, strides: [3]u64) ?u64 {
 }
 
 fn rounded(device: *Device, from: *const anyopaque, count: u64) Error!*const anyopaque {
+    const address = @intFromPtr(from);
+    if (device.shadows.find(address, count)) |copy| return copy;
+    try device.shadows.note(device, address, count);
     const to = try device.temporary(count * 2);
-    var shape: args.elementwise.Dims = @splat(1);
-    var strides: args.elementwise.Dims = @splat(0);
-    shape[0] = count;
-    strides[0] = 1;
-    const copy: args.elementwise.Copy = .{
-        .from = from,
-        .to = to,
-        .shape = shape,
-        .from_strides = strides,
-        .to_strides = strides,
-        .rank = 1,
-        .from_dtype = .f32,
-        .to_dtype = .bf16,
-    };
-    try elementwise.copy(device, .f32, &copy);
+    try shadow.round(device, from, to, count);
     return to;
 }

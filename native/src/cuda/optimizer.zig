@@ -49,19 +49,30 @@ pub const Schedule = extern struct {
     }
 };
 
-/// What is constant over a tensor; the clip factor is still on its way when this is filled.
-pub const OptimizerPlan = extern struct {
+/// A tensor of an update.
+pub const OptimizerTensor = extern struct {
     parameter: *anyopaque,
     gradient: *const anyopaque,
     first: ?*anyopaque,
     second: ?*anyopaque,
     third: ?*anyopaque,
     shadow: ?*anyopaque,
+    norms: ?*anyopaque, // f64 [2] of lamb
+    count: u64,
+    first_block: u32, // blocks of the launch before the tensor
+    decay: f32,
+};
+
+/// As many as a launch's arguments hold.
+const most_tensors = 48;
+
+/// Tensors in blocks of 4096 elements, and what they have in common; the clip factor is still on
+/// its way when this is filled.
+pub const OptimizerPlan = extern struct {
+    tensors: [most_tensors]OptimizerTensor,
     factor: ?*const anyopaque, // f64 [1]
     schedule: ?*const anyopaque, // Schedule [1]; null: `now`
-    norms: ?*anyopaque, // f64 [2]
     parts: ?*anyopaque, // f64 [blocks, 2] of lamb
-    count: u64,
     gradient_scale: f64,
     now: Schedule,
     beta1: f32,
@@ -69,23 +80,16 @@ pub const OptimizerPlan = extern struct {
     rest1: f32, // 1 − β₁
     rest2: f32,
     eps: f32,
-    decay: f32,
     limit: f32, // +Inf without a value clip
-    rule: u32,
+    count: u32, // tensors
+    blocks: u32,
 
     fn init(a: *const args.OptimizerStep) OptimizerPlan {
         return .{
-            .parameter = a.parameter,
-            .gradient = a.gradient,
-            .first = a.first,
-            .second = a.second,
-            .third = a.third,
-            .shadow = a.shadow,
+            .tensors = undefined,
             .factor = a.factor,
             .schedule = a.schedule,
-            .norms = a.norms,
             .parts = null,
-            .count = a.count,
             .gradient_scale = a.gradient_scale,
             .now = .init(.{
                 .step = @floatFromInt(a.step),
@@ -100,12 +104,31 @@ pub const OptimizerPlan = extern struct {
             .rest1 = @floatCast(1 - a.beta1),
             .rest2 = @floatCast(1 - a.beta2),
             .eps = @floatCast(a.eps),
-            .decay = @floatCast(a.weight_decay),
             .limit = if (a.clip_value > 0) @floatCast(a.clip_value) else std.math.inf(f32),
-            .rule = a.rule,
+            .count = 0,
+            .blocks = 0,
         };
     }
+
+    fn add(plan: *OptimizerPlan, a: *const args.OptimizerStep) void {
+        plan.tensors[plan.count] = .{
+            .parameter = a.parameter,
+            .gradient = a.gradient,
+            .first = a.first,
+            .second = a.second,
+            .third = a.third,
+            .shadow = a.shadow,
+            .norms = a.norms,
+            .count = a.count,
+            .first_block = plan.blocks,
+            .decay = @floatCast(a.weight_decay),
+        };
+        plan.count += 1;
+        plan.blocks += @intCast((a.count + block_elements - 1) / block_elements);
+    }
 };
+
+const block_elements = 4096; // optimizer.cu
 
 /// √[(ρ−4)(ρ−2)ρ∞ / ((ρ∞−4)(ρ∞−2)ρ)], ρ = ρ∞ − 2tβ₂ᵗ/(1−β₂ᵗ), ρ∞ = 2/(1−β₂) − 1; 0 where ρ < 5.
 fn rectification(beta2: f64, t: f64) f64 {
@@ -116,24 +139,48 @@ fn rectification(beta2: f64, t: f64) f64 {
     return @sqrt((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho));
 }
 
-pub const plans = .{ .{ "Schedule", Schedule }, .{ "OptimizerPlan", OptimizerPlan } };
-
-const lamb_block = 4096;
+pub const plans = .{
+    .{ "Schedule", Schedule },
+    .{ "OptimizerTensor", OptimizerTensor },
+    .{ "OptimizerPlan", OptimizerPlan },
+};
 
 pub fn optimizerStep(device: *Device, dtype: DType, a: *const args.OptimizerStep) Error!void {
-    var plan: OptimizerPlan = .init(a);
-    const blocks = device.blocks(a.count, 4 * 256);
-    if (a.rule != @backingInt(args.Rule.lamb))
-        return device.launchFor("optimizer_step", dtype, .{ .x = blocks }, plan);
-    if (plan.norms == null) plan.norms = try device.temporary(16);
-    if (a.phase != @backingInt(args.Phase.update)) {
-        const parts = (a.count + lamb_block - 1) / lamb_block;
-        plan.parts = try device.temporary(parts * 16);
-        try device.launchFor("lamb_parts", dtype, .{ .x = device.blocks(parts, 1) }, plan);
-        try device.launch("lamb_norms", .{ .x = 1 }, plan);
+    return updateAll(device, dtype, a[0..1]);
+}
+
+/// One update of tensors that differ in pointers, count and weight decay alone; `dtype` is that of
+/// all gradients. A launch takes 48 tensors.
+pub fn updateAll(device: *Device, dtype: DType, steps: []const args.OptimizerStep) Error!void {
+    var first: usize = 0;
+    while (first < steps.len) : (first += most_tensors) {
+        const some = steps[first..@min(first + most_tensors, steps.len)];
+        var plan: OptimizerPlan = .init(&some[0]);
+        for (some) |*step| if (step.count > 0) plan.add(step);
+        if (plan.count == 0) continue;
+        const rule = std.enums.fromInt(args.Rule, some[0].rule).?;
+        const grid = device.blocks(plan.blocks, 1);
+        switch (rule) {
+            .lamb => try lamb(device, dtype, &plan, grid, some[0].phase),
+            inline else => |known| {
+                const name = "optimizer_" ++ @tagName(known);
+                try device.launchFor(name, dtype, .{ .x = grid }, plan);
+            },
+        }
     }
-    if (a.phase != @backingInt(args.Phase.norms))
-        try device.launch("lamb_update", .{ .x = blocks }, plan);
+}
+
+fn lamb(device: *Device, dtype: DType, plan: *OptimizerPlan, grid: u64, phase: u32) Error!void {
+    for (plan.tensors[0..plan.count]) |*tensor| {
+        if (tensor.norms == null) tensor.norms = try device.temporary(16);
+    }
+    if (phase != @backingInt(args.Phase.update)) {
+        plan.parts = try device.temporary(@as(u64, plan.blocks) * 16);
+        try device.launchFor("lamb_parts", dtype, .{ .x = grid }, plan.*);
+        try device.launch("lamb_norms", .{ .x = plan.count }, plan.*);
+    }
+    if (phase != @backingInt(args.Phase.norms))
+        try device.launch("lamb_update", .{ .x = grid }, plan.*);
 }
 
 pub fn clipFactor(device: *Device, dtype: DType, a: *const args.ClipFactor) Error!void {

@@ -6,6 +6,7 @@
 //   XL_EMULATOR_CAPABILITY=90        compute capability
 //   XL_EMULATOR_MEMORY=bytes         total memory
 //   XL_EMULATOR_BUSY=n               "not ready" answers after each submission (stream.cpp)
+//   XL_EMULATOR_FAULT=kernel         launches of it end with an illegal address (launch.cpp)
 
 #include <stdio.h>
 #include <string.h>

@@ -123,6 +123,9 @@ void run_grid() {
 }  // namespace
 
 Result run_launch(const Launch& launch) {
+  const char* faulty = getenv("XL_EMULATOR_FAULT");
+  if (faulty != nullptr && strcmp(faulty, launch.kernel->name) == 0)
+    return poison(illegal_address, "kernel %s is the one of XL_EMULATOR_FAULT", faulty);
   if (!start_workers()) return report(out_of_memory, "no address space or thread for workers");
   launches++;
   grid.launch = &launch;

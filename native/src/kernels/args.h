@@ -1306,6 +1306,7 @@ static_assert(sizeof(KeptRows) == 40, "KeptRows");
 
 struct RangePlan {
   void const* ids;
+  void* kept;
   void const* mask;
   void const* weights;
   void* fault;
@@ -1314,7 +1315,7 @@ struct RangePlan {
   uint64_t part_count;
   uint64_t limit;
 };
-static_assert(sizeof(RangePlan) == 64, "RangePlan");
+static_assert(sizeof(RangePlan) == 72, "RangePlan");
 
 struct SelectPlan {
   void const* x;
@@ -1386,18 +1387,25 @@ struct Schedule {
 };
 static_assert(sizeof(Schedule) == 48, "Schedule");
 
-struct OptimizerPlan {
+struct OptimizerTensor {
   void* parameter;
   void const* gradient;
   void* first;
   void* second;
   void* third;
   void* shadow;
+  void* norms;
+  uint64_t count;
+  uint32_t first_block;
+  float decay;
+};
+static_assert(sizeof(OptimizerTensor) == 72, "OptimizerTensor");
+
+struct OptimizerPlan {
+  OptimizerTensor tensors[48];
   void const* factor;
   void const* schedule;
-  void* norms;
   void* parts;
-  uint64_t count;
   double gradient_scale;
   Schedule now;
   float beta1;
@@ -1405,9 +1413,9 @@ struct OptimizerPlan {
   float rest1;
   float rest2;
   float eps;
-  float decay;
   float limit;
-  uint32_t rule;
+  uint32_t count;
+  uint32_t blocks;
 };
-static_assert(sizeof(OptimizerPlan) == 176, "OptimizerPlan");
+static_assert(sizeof(OptimizerPlan) == 3568, "OptimizerPlan");
 

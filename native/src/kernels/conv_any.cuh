@@ -135,12 +135,17 @@ template <typename S> DEVICE void any_weights(const ConvBackwardPlan& p) {
   }
 }
 
-/// One token of every row. A thread owns a channel of its row's state.
+/// One token of every row. A thread owns a channel of its row's state. A slot below 0 was outside
+/// of the state, which is reported: y is 0.
 template <typename S> DEVICE void step(const ConvStep& a) {
   const uint64_t count = a.rows * a.channels, kept = a.taps - 1;
   for (uint64_t i = grid_thread(); i < count; i += grid_threads()) {
     const uint64_t row = i / a.channels, channel = i % a.channels;
-    const uint64_t slot = a.slots ? (uint64_t)((const int*)a.slots)[row] : row;
+    const int64_t slot = a.slots ? ((const int*)a.slots)[row] : (int64_t)row;
+    if (slot < 0) {
+      ((S*)a.y)[i] = from_float<S>(0.f);
+      continue;
+    }
     S* state = (S*)a.state + slot * kept * a.channels + channel;
     const float* w = (const float*)a.weight + channel * a.taps;
     const S x = ((const S*)a.x)[row * a.x_stride + channel];

@@ -55,7 +55,9 @@ KERNEL(1024, range_check, RangePlan) {
   for (uint64_t i = grid_thread(); i < a.count; i += grid_threads()) {
     if (mask && mask[i] == 0) continue;
     if (weights && weights[i] == 0.f) continue;
-    range = joined(range, {ids[i], ids[i]});
+    const int32_t id = ids[i];
+    range = joined(range, {id, id});
+    if (a.kept) static_cast<int32_t*>(a.kept)[i] = id < 0 || (uint64_t)id >= a.limit ? -1 : id;
   }
   range = range_of_block(range);
   if (threadIdx.x != 0) return;

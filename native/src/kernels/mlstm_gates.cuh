@@ -60,7 +60,8 @@ struct GatePlace {
 
 struct ChunkGates {
   double lf[2], b[2], w[2];
-  double highest[2];  // max of w, and of the fresh state's 0, over the tokens since the last border
+  // Exp gate: max of w, and of the fresh state's 0, over the tokens since the last border.
+  double highest[2];
   double total;       // b of the chunk's end
   uint64_t borders;   // exact resets, bit per token
   int first[2];       // visible token
@@ -98,7 +99,7 @@ struct ChunkGates {
     }
     mark(a.borders && z.reset == reset_exact, border);
     sum();
-    maximum();
+    if (!z.sigmoid) maximum();
   }
 
   DEVICE void mark(bool some, const bool (&border)[2]) {

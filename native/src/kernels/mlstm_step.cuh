@@ -11,6 +11,11 @@ constexpr int step_columns = 128;  // four per lane
 constexpr int step_rows = 256;     // of k and q in shared memory at a time
 constexpr int step_warps = threads / warp_size;
 
+/// Whether a head's slot was outside of the state, which is reported: its h is 0.
+DEVICE bool is_homeless(const MlstmStepPlan& a, uint64_t index) {
+  return a.slots && a.slots[index / a.heads] < 0;
+}
+
 /// Which head of the state tensors a head of the call uses.
 DEVICE uint64_t held(const MlstmStepPlan& a, uint64_t index) {
   const uint64_t row = index / a.heads;
@@ -43,6 +48,7 @@ DEVICE void factors(const MlstmStepPlan& a, uint64_t index, float* forget, float
 template <typename S> DEVICE void step_gates(const MlstmStepPlan& a) {
   __shared__ float scratch[32];
   const uint64_t index = blockIdx.x, where = held(a, index);
+  if (is_homeless(a, index)) return;
   float forget, input, floor, m = a.m ? a.m[where] : 0;
   factors(a, index, &forget, &input, &floor, &m);
   float inverse = 1;
@@ -86,6 +92,11 @@ template <typename S> DEVICE void step(const MlstmStepPlan& a) {
   const uint64_t parts = (a.width_v + step_columns - 1) / step_columns;
   const uint64_t index = blockIdx.x / parts, first = blockIdx.x % parts * step_columns;
   const int columns = least(a.width_v - first, step_columns), lane = threadIdx.x % warp_size;
+  S* const h = (S*)a.h + index * a.width_v + first;
+  if (is_homeless(a, index)) {
+    if ((int)threadIdx.x < columns) h[threadIdx.x] = from_float<S>(0.f);
+    return;
+  }
   const float forget = a.factors[3 * index], input = a.factors[3 * index + 1];
   const S* const q = head_of<S>(a, a.q, a.q_strides, index);
   const S* const k = head_of<S>(a, a.k, a.k_strides, index);
@@ -112,7 +123,6 @@ template <typename S> DEVICE void step(const MlstmStepPlan& a) {
   if ((int)threadIdx.x >= columns) return;
   float sum = 0;
   for (int w = 0; w < step_warps; w++) sum += partial[w * step_columns + threadIdx.x];
-  S* const h = (S*)a.h + index * a.width_v + first;
   h[threadIdx.x] = from_float<S>(sum * a.factors[3 * index + 2]);
 }
 

@@ -14,7 +14,7 @@
 // in accumulators; the same registers are the A operand of C^T Q^T. Warpgroup 2 makes the gated
 // scores S (bf16, through shared memory). n is its work too, or that of the idle warps beside the
 // one that feeds the copy engine. Q, K, V, S travel through rings. dV and dK read the records of
-// dQ with their vectors exchanged.
+// dQ with their vectors exchanged. 512 keys: SweepShape.
 //
 // Floor, per token and head: 2·(2·KEY + 2·VALUE) bytes, 4·KEY·VALUE + 128·(KEY + VALUE) FLOP.
 // Equals: cpu/mlstm_forward.zig, cpu/mlstm_backward.zig; reference/mlstm.zig.
@@ -34,13 +34,12 @@ struct Sweep {
     thread = threadIdx.x & 127;
     warp = thread >> 5;
     lane = thread & 31;
-    const int block = C::pair ? blockIdx.x / 2 : blockIdx.x;
-    const int unit = block / a.slices, batch = unit / a.heads;
+    const int unit = blockIdx.x / a.slices, batch = unit / a.heads;
     const int tokens = a.lengths ? a.lengths[batch] : (int)a.length;
     chunks = (tokens + CHUNK - 1) / CHUNK;
     if (threadIdx.x == 0) {
-      const int slice = block - unit * a.slices, head = unit - batch * a.heads;
-      shared.where.place = {unit, slice, head, batch, tokens};
+      const int slice = blockIdx.x - unit * a.slices, head = unit - batch * a.heads;
+      shared.where.place = {unit, slice * C::value_tiles, head, batch, tokens};
       shared.where.sigma =
           a.sigma && slice == 0 ? a.sigma + batch * a.length * a.heads + head : nullptr;
     }
@@ -49,7 +48,10 @@ struct Sweep {
   // Read where it is needed: the state's warpgroups have no registers to keep it in.
   DEVICE SweepPlace where() const {
     const volatile SweepPlace& w = shared.where.place;
-    return {w.unit, w.slice, w.head, w.batch, w.tokens};
+    return {w.unit, w.column, w.head, w.batch, w.tokens};
+  }
+  static DEVICE int rank() {
+    return blockIdx.x % C::cluster;
   }
   static DEVICE uint32_t at(const void* p) {
     return ptx::shared_address(p);
@@ -57,13 +59,54 @@ struct Sweep {
   DEVICE int place(int c) const {
     return C::reverse ? chunks - 1 - c : c;
   }
-  // Of step c, with a ring of `stages`: the parity of the phase in which its data arrive.
-  static DEVICE int parity(int c, int stages) {
-    return (c / stages) & 1;
+  // Of the n-th tile that a ring of `stages` takes: the parity of the phase in which it arrives.
+  static DEVICE int parity(uint32_t n, uint32_t stages) {
+    return (n / stages) & 1;
+  }
+  // Of Q and K, part p of step c.
+  static DEVICE uint32_t part(int c, int p) {
+    return (uint32_t)c * C::parts + p;
+  }
+  DEVICE void wait_q(int c, int p) const {
+    const uint32_t n = part(c, p);
+    ptx::barrier_wait(at(&shared.full_q[n % C::q_stages]), parity(n, C::q_stages));
+  }
+  DEVICE void wait_k(int c, int p) const {
+    const uint32_t n = part(c, p);
+    ptx::barrier_wait(at(&shared.full_k[n % C::k_stages]), parity(n, C::k_stages));
+  }
+  DEVICE uint32_t tile_q(int c, int p) const {
+    return at(&shared.q[part(c, p) % C::q_stages][0][0][0]);
+  }
+  DEVICE uint32_t tile_k(int c, int p) const {
+    return at(&shared.k[part(c, p) % C::k_stages][0][0][0]);
+  }
+  DEVICE const float* record_of(int c) const {
+    return shared.record[c % C::record_stages];
+  }
+  DEVICE void wait_record(int c) const {
+    if constexpr (C::split) {
+      ptx::barrier_wait(at(&shared.full_v[0][c % C::v_stages]), parity(c, C::v_stages));
+    }
   }
   DEVICE void release(uint64_t* barrier) const {
     __syncwarp();
     if (lane == 0) ptx::barrier_arrive(at(barrier));
+  }
+  DEVICE void release_q(int c, int p) const {
+    release_part(&shared.empty_q[part(c, p) % C::q_stages]);
+  }
+  DEVICE void release_k(int c, int p) const {
+    release_part(&shared.empty_k[part(c, p) % C::k_stages]);
+  }
+  // To whoever loads a part: both blocks of a cluster.
+  DEVICE void release_part(uint64_t* barrier) const {
+    if constexpr (C::multicast) {
+      __syncwarp();
+      if (lane < C::loaders) ptx::barrier_arrive_remote(at(barrier), lane);
+    } else {
+      release(barrier);
+    }
   }
 
   DEVICE void run() {
@@ -73,12 +116,16 @@ struct Sweep {
       produce();
     } else if (group == SCORES) {
       ptx::registers_less<C::score_registers>();
-      score();
+      if constexpr (C::split) {
+        finish_split();
+      } else {
+        score();
+      }
     } else {
       ptx::registers_more<C::consumer_registers>();
       consume();
     }
-    if constexpr (C::pair) {  // not before the other block has sent its last
+    if constexpr (C::cluster > 1) {  // not before the other block has received its last
       __syncwarp();
       ptx::cluster_barrier();
     }
@@ -86,14 +133,17 @@ struct Sweep {
 
   DEVICE void prepare() {
     if (threadIdx.x == 0) {
-      ring(shared.full_q, shared.empty_q, C::q_stages, 1, 12);
-      ring(shared.full_k, shared.empty_k, C::k_stages, 1, C::key_readers);
+      ring(shared.full_q, shared.empty_q, C::q_stages, 1, (C::split ? 8 : 12) * C::loaders);
+      ring(shared.full_k, shared.empty_k, C::k_stages, 1,
+           (C::split ? 8 : C::key_readers) * C::loaders);
       for (uint64_t& n : shared.full_n) ptx::barrier_init(at(&n), C::n_parts);
-      ring(shared.full_v[0], shared.empty_v[0], 2 * C::v_stages, 1, 4);
-      ring(shared.full_s, shared.empty_s, C::s_stages, C::own / 16, 8);
+      ring(shared.full_v[0], shared.empty_v[0], C::value_tiles * C::v_stages, 1,
+           C::split ? 12 : 4);
+      ring(shared.full_s, shared.empty_s, C::s_stages, 4, 8);
       ring(shared.full_x, shared.empty_x, 2, 1, 1);
-      ring(&shared.full_peer_s, &shared.empty_peer_s, 1, 1, 2);
-      ring(shared.full_peer_h, shared.empty_peer_h, 2, 1, 4);
+      ring(shared.full_half, shared.empty_half, 2, 4, 4);
+      for (uint64_t& s : shared.scored) ptx::barrier_init(at(&s), 4);
+      for (uint64_t& s : shared.turn) ptx::barrier_init(at(&s), 4);
       ptx::barrier_init_fence();
     }
     if constexpr (C::norm) {
@@ -105,7 +155,7 @@ struct Sweep {
     }
     ptx::fence_async();
     __syncthreads();
-    if constexpr (C::pair) ptx::cluster_barrier();
+    if constexpr (C::cluster > 1) ptx::cluster_barrier();
   }
   static DEVICE void ring(uint64_t* full, uint64_t* empty, int stages, int fill, int drain) {
     for (int i = 0; i < stages; i++) {
@@ -116,72 +166,74 @@ struct Sweep {
 
   // ---- Loads: of step c, once everybody is past what its place in the ring held before.
 
-  DEVICE ptx::Box box(
-      const SweepPlace& w, Columns columns, int c, int block, int from = 0) const {
-    return {(int)columns.column * block, place(c) * CHUNK + from, (int)columns.block * block,
-            w.head, w.batch};
+  DEVICE ptx::Box box(const SweepPlace& w, Columns columns, int c, int block) const {
+    return {(int)columns.column * block, place(c) * CHUNK, (int)columns.block * block, w.head,
+            w.batch};
   }
-  DEVICE ptx::Box key_box(const SweepPlace& w, int c, int block) const {
-    return box(w, a.q_columns, c, C::rank * C::blocks + block);
+  // The blocks of a part; of a cluster's two blocks each loads half of them for both.
+  template <int BLOCKS>
+  DEVICE void load_part(const SweepPlace& w, const TensorMap* map, uint32_t tile, uint32_t pitch,
+                        uint32_t barrier, int c, int p) const {
+    constexpr int share = C::part_blocks / C::loaders;
+    const int mine = C::multicast ? rank() * share : 0;
+#pragma unroll
+    for (int i = 0; i < share; i += BLOCKS) {
+      const ptx::Box from = box(w, a.q_columns, c, p * C::part_blocks + mine + i);
+      const uint32_t to = tile + (mine + i) * pitch;
+      if constexpr (C::multicast) {
+        ptx::tensor_load_both(to, map, barrier, from);
+      } else {
+        ptx::tensor_load(to, map, barrier, from);
+      }
+    }
   }
-  DEVICE void load_q(const SweepPlace& w, int c) const {
+  DEVICE void load_q(const SweepPlace& w, int c, int p = 0) const {
     if (c >= chunks) return;
-    const int stage = c % C::q_stages;
-    ptx::barrier_wait(at(&shared.empty_q[stage]), parity(c, C::q_stages) ^ 1);
+    const uint32_t n = part(c, p), stage = n % C::q_stages;
+    ptx::barrier_wait(at(&shared.empty_q[stage]), parity(n, C::q_stages) ^ 1);
     const uint32_t barrier = at(&shared.full_q[stage]);
-    ptx::barrier_expect(barrier, C::tile_bytes);
-#pragma unroll
-    for (int i = 0; i < C::blocks; i += C::q_box) {
-      ptx::tensor_load(at(&shared.q[stage][i]), &a.q, barrier, key_box(w, c, i));
-    }
+    ptx::barrier_expect(barrier, C::part_bytes);
+    load_part<C::q_box>(w, &a.q, tile_q(c, p), C::q_pitch, barrier, c, p);
   }
-  DEVICE void load_k(const SweepPlace& w, int c) const {
+  DEVICE void load_k(const SweepPlace& w, int c, int p = 0) const {
     if (c >= chunks) return;
-    const int stage = c % C::k_stages;
-    ptx::barrier_wait(at(&shared.empty_k[stage]), parity(c, C::k_stages) ^ 1);
+    const uint32_t n = part(c, p), stage = n % C::k_stages;
+    ptx::barrier_wait(at(&shared.empty_k[stage]), parity(n, C::k_stages) ^ 1);
     const uint32_t barrier = at(&shared.full_k[stage]);
-    ptx::barrier_expect(barrier, C::tile_bytes + C::record * 4);
-#pragma unroll
-    for (int i = 0; i < C::blocks; i += C::k_box) {
-      ptx::tensor_load(at(&shared.k[stage][i]), &a.k, barrier, key_box(w, c, i));
-    }
+    ptx::barrier_expect(barrier, C::part_bytes + (C::split ? 0 : C::record * 4));
+    load_part<C::k_box>(w, &a.k, tile_k(c, p), C::k_pitch, barrier, c, p);
+    if constexpr (!C::split) load_record(w, c, barrier);
+  }
+  DEVICE void load_record(const SweepPlace& w, int c, uint32_t barrier) const {
     const float* record = a.records + ((size_t)w.unit * a.chunks + place(c)) * C::record;
-    ptx::bulk_load(at(shared.record[stage]), record, C::record * 4, barrier);
+    ptx::bulk_load(at(record_of(c)), record, C::record * 4, barrier);
   }
   DEVICE void load_v(const SweepPlace& w, int c, int half) const {
     if (c >= chunks) return;
     const int stage = c % C::v_stages;
     const uint32_t barrier = at(&shared.full_v[half][stage]);
-    ptx::barrier_expect(barrier, C::value_bytes);
+    ptx::barrier_expect(barrier, C::value_bytes + (C::split ? C::record * 4 : 0));
     ptx::tensor_load(at(&shared.v[half][stage]), &a.v, barrier,
-            box(w, a.v_columns, c, w.slice * 2 + half));
+                     box(w, a.v_columns, c, w.column + half));
+    if constexpr (C::split) load_record(w, c, barrier);
   }
   // x lands where O will be written: every warp reads the elements that it replaces.
   DEVICE void load_x(const SweepPlace& w, int c, int half) const {
     const uint32_t barrier = at(&shared.full_x[half]);
-    ptx::barrier_expect(barrier, C::output_bytes);
-    ptx::tensor_load(at(&shared.h[half]), &a.x, barrier,
-                     box(w, a.v_columns, c, w.slice * 2 + half, C::first));
+    ptx::barrier_expect(barrier, C::value_bytes);
+    ptx::tensor_load(at(&shared.o[half]), &a.x, barrier,
+                     box(w, a.v_columns, c, w.column + half));
   }
 
   DEVICE void produce() {
     const SweepPlace w = where();
     if (warp == 0 && lane == 0) {
-      load_k(w, 0);
-      for (int c = 0; c < chunks; c++) {
-        load_q(w, c);
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const uint32_t empty = at(&shared.empty_v[half][c % C::v_stages]);
-          ptx::barrier_wait(empty, parity(c, C::v_stages) ^ 1);
-          load_v(w, c, half);
-          if (C::prefetch && c + 1 < chunks) {
-            const int block = w.slice * 2 + half;
-            ptx::tensor_prefetch(&a.v, box(w, a.v_columns, c + 1, block));
-            ptx::tensor_prefetch(&a.x, box(w, a.v_columns, c + 1, block, C::first));
-          }
-        }
-        load_k(w, c + 1);
+      if constexpr (C::split) {
+        feed_parts(w);
+      } else if constexpr (C::paced) {
+        follow_scores(w);
+      } else {
+        feed(w);
       }
     }
     if constexpr (C::n_apart) {
@@ -190,11 +242,58 @@ struct Sweep {
     if (C::dot && warp == 1 && lane == 0) {
       for (int c = 0; c < chunks; c++) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          ptx::barrier_wait(at(&shared.empty_x[half]), c & 1);
-          load_x(w, c, half);
+        for (int tile = 0; tile < C::value_tiles; tile++) {
+          ptx::barrier_wait(at(&shared.empty_x[tile]), c & 1);
+          load_x(w, c, tile);
         }
       }
+    }
+  }
+  DEVICE void feed_values(const SweepPlace& w, int c) const {
+#pragma unroll
+    for (int tile = 0; tile < C::value_tiles; tile++) {
+      const uint32_t empty = at(&shared.empty_v[tile][c % C::v_stages]);
+      ptx::barrier_wait(empty, parity(c, C::v_stages) ^ 1);
+      load_v(w, c, tile);
+    }
+  }
+  DEVICE void feed(const SweepPlace& w) const {
+    load_k(w, 0);
+    for (int c = 0; c < chunks; c++) {
+      load_q(w, c);
+      feed_values(w, c);
+      load_k(w, c + 1);
+    }
+  }
+  // In the order in which the places become free: the last parts of K wait for the update before.
+  DEVICE void feed_parts(const SweepPlace& w) const {
+    constexpr int spare = C::k_stages - C::parts;
+    for (int c = 0; c < chunks; c++) {
+      feed_values(w, c);
+#pragma unroll
+      for (int p = 0; p < spare; p++) load_k(w, c, p);
+#pragma unroll
+      for (int p = 0; p < C::parts; p++) load_q(w, c, p);
+#pragma unroll
+      for (int p = spare; p < C::parts; p++) load_k(w, c, p);
+    }
+  }
+  // No further ahead than the scores' warpgroup would be if it did this itself.
+  DEVICE void load_ahead(const SweepPlace& w, int c) const {
+    load_q(w, c + C::q_stages - 1);
+    load_k(w, c + C::k_stages - 1);
+  }
+  DEVICE void load_first(const SweepPlace& w) const {
+#pragma unroll
+    for (int c = 0; c < C::q_stages - 1; c++) load_q(w, c);
+#pragma unroll
+    for (int c = 0; c < C::k_stages - 1; c++) load_k(w, c);
+  }
+  DEVICE void follow_scores(const SweepPlace& w) const {
+    load_first(w);
+    for (int c = 0; c < chunks; c++) {
+      if (!C::variant) ptx::barrier_wait(at(&shared.scored[c & 1]), parity(c, 2));
+      load_ahead(w, c);
     }
   }
 
@@ -214,6 +313,7 @@ struct Sweep {
   }
 
   DEVICE void score();
+  DEVICE void finish_split();
   DEVICE void keep_n();
   DEVICE void consume();
 };
@@ -221,6 +321,7 @@ struct Sweep {
 #include "mlstm_sweep_keys.cuh"
 #include "mlstm_sweep_scores.cuh"
 #include "mlstm_sweep_state.cuh"
+#include "mlstm_sweep_split.cuh"
 
 template <class C>
 DEVICE void mlstm_sweep(const MlstmSweep& a) {

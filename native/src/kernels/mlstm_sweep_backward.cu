@@ -5,7 +5,7 @@
 #include "mlstm_sweep.cuh"
 
 #define SWEEP(key, norm, reverse, dot, name, bytes)                                 \
-  static_assert(sizeof(SweepShared<SweepShape<key, norm, reverse, dot>>) == bytes); \
+  static_assert(EXPERIMENT || sizeof(SweepShared<SweepShape<key, norm, reverse, dot>>) == bytes); \
   HOPPER_KERNEL((SweepShape<key, norm, reverse, dot>::threads), name, MlstmSweep) { \
     mlstm_sweep<SweepShape<key, norm, reverse, dot>>(a);                            \
   }

@@ -1,33 +1,38 @@
 // n <- gamma n + Σ_j beta_j K_j beside everything else, where there are warps to spare: three,
-// each with the sum over its share of the tokens; eight keys per lane.
+// each with the sum over its share of the tokens; KEY/32 keys per lane.
 #pragma once
 
 template <class C>
 struct KeyWarps {
+  static constexpr int keys = C::key / 32, words = keys / 2, lanes = 64 / keys;  // per block
   Sweep<C>& sweep;
   SweepShared<C>& shared;
   int part;
-  float n[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+  float n[keys];
 
-  DEVICE KeyWarps(Sweep<C>& s) : sweep(s), shared(s.shared), part(s.warp - 1) {}
+  DEVICE KeyWarps(Sweep<C>& s) : sweep(s), shared(s.shared), part(s.warp - 1) {
+#pragma unroll
+    for (int i = 0; i < keys; i++) n[i] = 0;
+  }
 
-  // This lane's keys in rows 8·group of a tile; other rows: + 128·r, ^ 16·r.
+  // This lane's keys in row 8·group of a tile; other rows: + 128·r, ^ 16·r.
   DEVICE uint32_t place(int stage, int group) const {
     const uint32_t tile = Sweep<C>::at(&shared.k[stage][0][0][0]);
-    return tile + (sweep.lane >> 3) * C::k_pitch + group * 1024 + ((sweep.lane & 7) << 4);
+    const uint32_t inside = (sweep.lane % lanes) * keys * 2;
+    return tile + (sweep.lane / lanes) * C::k_pitch + group * 1024 + inside;
   }
 
   DEVICE void add(int stage) {
     const float* record = shared.record[stage];
     const float gamma = record[Record::gamma];
 #pragma unroll
-    for (int i = 0; i < 8; i++) n[i] *= gamma;
+    for (int i = 0; i < keys; i++) n[i] *= gamma;
 #pragma unroll 1
     for (int group = part; group < 8; group += C::n_parts) {
       const uint32_t from = place(stage, group);
 #pragma unroll
       for (int r = 0; r < 8; r += 2) {
-        uint32_t x[2][4];
+        uint32_t x[2][words];
         ptx::load_words(x[0], (from ^ (r << 4)) + r * 128);
         ptx::load_words(x[1], (from ^ ((r + 1) << 4)) + (r + 1) * 128);
         const float2 beta = *(const float2*)&record[C::beta + group * 8 + r];
@@ -36,9 +41,9 @@ struct KeyWarps {
       }
     }
   }
-  DEVICE void add_row(const uint32_t (&x)[4], float beta) {
+  DEVICE void add_row(const uint32_t (&x)[words], float beta) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < words; i++) {
       n[2 * i] += beta * ptx::low_half(x[i]);
       n[2 * i + 1] += beta * ptx::high_half(x[i]);
     }
@@ -48,9 +53,9 @@ struct KeyWarps {
   DEVICE void append(int c) const {
     const int stage = c % C::k_stages;
     ptx::barrier_wait(Sweep<C>::at(&shared.empty_k[stage]), Sweep<C>::parity(c, C::k_stages) ^ 1);
-    uint32_t high[4], rest[4];
+    uint32_t high[words], rest[words];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < words; i++) {
       high[i] = ptx::pack(n[2 * i], n[2 * i + 1]);
       const float low = ptx::low_half(high[i]), odd = ptx::high_half(high[i]);
       rest[i] = ptx::pack(n[2 * i] - low, n[2 * i + 1] - odd);
@@ -66,17 +71,17 @@ struct KeyWarps {
     const MlstmSweep& a = sweep.a;
     if (!a.n_in || part != 0) return;
     const size_t unit = (size_t)sweep.where().unit * a.key_width;
-    for (int i = 0; i < 8; i++) {
-      const uint32_t d = sweep.lane * 8 + i;
+    for (int i = 0; i < keys; i++) {
+      const uint32_t d = sweep.lane * keys + i;
       if (d < a.key_width) n[i] = a.n_in[unit + d];
     }
   }
   DEVICE void write() const {
     const MlstmSweep& a = sweep.a;
-    for (int i = 0; i < 8; i++) shared.n_sums[part][sweep.lane * 8 + i] = n[i];
+    for (int i = 0; i < keys; i++) shared.n_sums[part][sweep.lane * keys + i] = n[i];
     ptx::named_barrier(4, 32 * C::n_parts);
     const SweepPlace w = sweep.where();
-    if (!a.n_out || w.slice != 0) return;
+    if (!a.n_out || w.column != 0) return;
     for (uint32_t d = part * 32 + sweep.lane; d < a.key_width; d += 32 * C::n_parts) {
       float sum = 0;
 #pragma unroll
@@ -96,7 +101,7 @@ DEVICE void Sweep<C>::keep_n() {
     ptx::barrier_wait(at(&shared.full_k[stage]), parity(c, C::k_stages));
     if (a.lengths && valid(c) < CHUNK) cleared();
     warps.add(stage);
-    release(&shared.empty_k[stage]);
+    release_k(c, 0);
     if (c + 1 < chunks) warps.append(c + 1);
   }
   warps.write();

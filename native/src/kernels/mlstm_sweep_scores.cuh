@@ -16,29 +16,47 @@ struct ScoreWarps {
     column = (s.lane & 3) * 2;
   }
 
-  DEVICE void multiply(float (&s)[COLUMNS], uint64_t q, uint64_t k) const {
-    ptx::mma_fence();
+  // Of step c. Parts come one after the other; Q's are free as soon as they are multiplied.
+  DEVICE void multiply(float (&s)[COLUMNS], int c) const {
+    constexpr int steps = C::part_blocks * 4;
 #pragma unroll
-    for (int step = 0; step < C::key / 16; step++) {
-      const uint32_t inside = (step & 3) * 32;
-      const uint64_t rows = ptx::advance(q, (step >> 2) * C::q_pitch + inside);
-      const uint64_t columns = ptx::advance(k, (step >> 2) * C::k_pitch + inside);
-      if constexpr (C::norm) {
-        if (step == 0) {
-          ptx::mma72<true>(s, rows, columns);
+    for (int p = 0; p < C::parts; p++) {
+      sweep.wait_q(c, p);
+      sweep.wait_k(c, p);
+      const uint64_t q = ptx::descriptor(ptx::opaque(sweep.tile_q(c, p)), 16);
+      const uint64_t k = ptx::descriptor(ptx::opaque(sweep.tile_k(c, p)), 16);
+      ptx::mma_fence();
+#pragma unroll
+      for (int step = 0; step < steps; step++) {
+        const uint32_t inside = (step & 3) * 32;
+        const uint64_t rows = ptx::advance(q, (step >> 2) * C::q_pitch + inside);
+        const uint64_t columns = ptx::advance(k, (step >> 2) * C::k_pitch + inside);
+        if (p + step == 0) {
+          add<true>(s, rows, columns);
         } else {
-          ptx::mma72<false>(s, rows, columns);
-        }
-      } else {
-        if (step == 0) {
-          ptx::mma64<true>(s, rows, columns);
-        } else {
-          ptx::mma64<false>(s, rows, columns);
+          add<false>(s, rows, columns);
         }
       }
+      ptx::mma_commit();
+      if (p > 0) {
+        ptx::mma_wait<1>();
+        multiplied(c, p - 1);
+      }
     }
-    ptx::mma_commit();
     ptx::mma_wait<0>();
+    multiplied(c, C::parts - 1);
+  }
+  template <bool FIRST>
+  static DEVICE void add(float (&s)[COLUMNS], uint64_t rows, uint64_t columns) {
+    if constexpr (C::norm) {
+      ptx::mma72<FIRST>(s, rows, columns);
+    } else {
+      ptx::mma64<FIRST>(s, rows, columns);
+    }
+  }
+  DEVICE void multiplied(int c, int p) const {
+    sweep.release_q(c, p);
+    if constexpr (C::split) sweep.release_k(c, p);
   }
 
   // Selected, never multiplied by 0: what is not visible may overflow.
@@ -123,42 +141,11 @@ struct ScoreWarps {
     }
   }
 
-  // ---- A pair of blocks: half of the warps give away their rows, half complete theirs.
-
-  DEVICE bool finishes() const { return !C::pair || sweep.warp >> 1 == C::rank; }
-  DEVICE void send(const float (&s)[COLUMNS], int c) const {
-    ptx::barrier_wait(Sweep<C>::at(&shared.empty_peer_s), (c & 1) ^ 1);
-    const int thread = sweep.thread & 63;
-#pragma unroll
-    for (int p = 0; p < 8; p++) {
-      ptx::send(Sweep<C>::at(&shared.peer_s[p * 64 + thread]), Sweep<C>::at(&shared.full_peer_s),
-                C::peer, {s[4 * p], s[4 * p + 1], s[4 * p + 2], s[4 * p + 3]});
-    }
-  }
-  DEVICE void receive(float (&s)[COLUMNS], int c) const {
-    const uint32_t full = Sweep<C>::at(&shared.full_peer_s);
-    const int thread = sweep.thread & 63;
-    if (thread == 0) ptx::barrier_expect(full, C::peer_bytes);
-    ptx::barrier_wait(full, c & 1);
-#pragma unroll
-    for (int p = 0; p < 8; p++) {
-      const float4 x = shared.peer_s[p * 64 + thread];
-      s[4 * p] += x.x;
-      s[4 * p + 1] += x.y;
-      s[4 * p + 2] += x.z;
-      s[4 * p + 3] += x.w;
-    }
-    __syncwarp();
-    if (sweep.lane == 0) {
-      ptx::barrier_arrive_remote(Sweep<C>::at(&shared.empty_peer_s), C::peer);
-    }
-  }
-
   DEVICE void write(const float (&s)[COLUMNS], uint32_t tile) const {
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
       const float* x = &s[n * 4];
-      const int i = (sweep.warp * 16 + (sweep.lane & 15)) % C::own, j = n + (sweep.lane >> 4);
+      const int i = sweep.warp * 16 + (sweep.lane & 15), j = n + (sweep.lane >> 4);
       ptx::store_matrices(tile + i * 128 + ((j ^ (i & 7)) << 4), ptx::pack(x[0], x[1]),
                           ptx::pack(x[2], x[3]), ptx::pack(x[4], x[5]), ptx::pack(x[6], x[7]));
     }
@@ -230,7 +217,7 @@ struct ScoreWarps {
     mine[1] = n[1];
     ptx::named_barrier(4, 128);
     const SweepPlace w = sweep.where();
-    if (!a.n_out || w.slice != 0) return;
+    if (!a.n_out || w.column != 0) return;
     for (int d = sweep.thread; d < a.key_width; d += 128) {
       float sum = 0;
 #pragma unroll
@@ -242,36 +229,31 @@ struct ScoreWarps {
   // ---- One step.
 
   DEVICE void step(int c) {
-    const int q_stage = c % C::q_stages, k_stage = c % C::k_stages;
-    ptx::barrier_wait(Sweep<C>::at(&shared.full_q[q_stage]), Sweep<C>::parity(c, C::q_stages));
-    ptx::barrier_wait(Sweep<C>::at(&shared.full_k[k_stage]), Sweep<C>::parity(c, C::k_stages));
-    const uint32_t q = Sweep<C>::at(&shared.q[q_stage][0][0][0]);
-    const uint32_t k = Sweep<C>::at(&shared.k[k_stage][0][0][0]);
     if constexpr (C::n_apart) {
-      ptx::barrier_wait(Sweep<C>::at(&shared.full_n[k_stage]), Sweep<C>::parity(c, C::k_stages));
+      const int stage = c % C::k_stages;
+      ptx::barrier_wait(Sweep<C>::at(&shared.full_n[stage]), Sweep<C>::parity(c, C::k_stages));
     }
-    const float* record = shared.record[k_stage];
-    if (sweep.a.lengths && sweep.valid(c) < CHUNK) {
-      for (int i = 0; i < C::blocks; i++) {
-        sweep.clear(q + i * C::q_pitch, sweep.valid(c));
-        sweep.clear(k + i * C::k_pitch, sweep.valid(c));
-      }
-      sweep.cleared();
-    }
+    if (sweep.a.lengths && sweep.valid(c) < CHUNK) clear(c);
     float s[COLUMNS];
-    multiply(s, ptx::descriptor(q, 16), ptx::descriptor(k, 16));
-    sweep.release(&shared.empty_q[q_stage]);
-    if constexpr (C::pair) {
-      if (finishes()) {
-        receive(s, c);
-      } else {
-        send(s, c);
+    multiply(s, c);
+    const float* record = sweep.record_of(c);
+    finish(s, record, c);
+    if constexpr (own_n) add_keys(sweep.tile_k(c, 0), record);
+    sweep.release_k(c, 0);
+    if constexpr (own_n) append((c + 1) % C::k_stages);
+    if constexpr (C::paced) sweep.release(&shared.scored[c & 1]);
+  }
+  DEVICE void clear(int c) const {
+#pragma unroll 1
+    for (int p = 0; p < C::parts; p++) {
+      sweep.wait_q(c, p);
+      sweep.wait_k(c, p);
+      for (int i = 0; i < C::part_blocks; i++) {
+        sweep.clear(sweep.tile_q(c, p) + i * C::q_pitch, sweep.valid(c));
+        sweep.clear(sweep.tile_k(c, p) + i * C::k_pitch, sweep.valid(c));
       }
     }
-    if (finishes()) finish(s, record, c);
-    if constexpr (own_n) add_keys(k, record);
-    sweep.release(&shared.empty_k[k_stage]);
-    if constexpr (own_n) append((c + 1) % C::k_stages);
+    sweep.cleared();
   }
 
   DEVICE void finish(float (&s)[COLUMNS], const float* record, int c) const {
@@ -280,11 +262,7 @@ struct ScoreWarps {
       sigma[0] = record[C::alpha + row] * (s[32] + s[33]);
       sigma[1] = record[C::alpha + row + 8] * (s[34] + s[35]);
     }
-    if (((const int*)record)[Record::plain]) {
-      gate_plain(s, record);
-    } else {
-      gate(s, record);
-    }
+    weigh(s, record);
     float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]};
     if constexpr (C::norm) normalise(s, alpha, sigma, record);
     const int s_stage = c % C::s_stages;
@@ -299,6 +277,24 @@ struct ScoreWarps {
     sweep.release(&shared.full_s[s_stage]);
     if constexpr (C::norm) write_sigma(sigma, c);
   }
+  DEVICE void weigh(float (&s)[COLUMNS], const float* record) const {
+    if (((const int*)record)[Record::plain]) {
+      gate_plain(s, record);
+    } else {
+      gate(s, record);
+    }
+  }
+
+  // ---- Split keys, where this warpgroup finishes O too: mlstm_sweep_split.cuh.
+
+  static DEVICE void round(uint32_t (&fragment)[4][4], const float (&s)[COLUMNS]);
+  DEVICE void scores(uint32_t (&fragment)[4][4], int c) const;
+  DEVICE void add_values(
+      float (&o)[16], const uint32_t (&fragment)[4][4], int first, int c) const;
+  DEVICE void add_halves(float (&o)[16], const float (&alpha)[2], int first) const;
+  DEVICE void put(const float (&o)[16], float (&dot)[2], int first) const;
+  DEVICE void output(float (&dot)[2], int c) const;
+  DEVICE void split_step(int c) const;
 };
 
 template <class C>
@@ -306,12 +302,7 @@ DEVICE void Sweep<C>::score() {
   ScoreWarps<C> warps(*this);
   const SweepPlace w = where();
   if constexpr (!C::producer) {
-    if (thread == 0) {
-#pragma unroll
-      for (int c = 0; c < C::q_stages - 1; c++) load_q(w, c);
-#pragma unroll
-      for (int c = 0; c < C::k_stages - 1; c++) load_k(w, c);
-    }
+    if (thread == 0) load_first(w);
     __syncwarp();
   }
   if constexpr (ScoreWarps<C>::own_n) {
@@ -321,10 +312,7 @@ DEVICE void Sweep<C>::score() {
   for (int c = 0; c < chunks; c++) {
     warps.step(c);
     if constexpr (!C::producer) {
-      if (thread == 0) {
-        load_q(w, c + C::q_stages - 1);
-        load_k(w, c + C::k_stages - 1);
-      }
+      if (thread == 0) load_ahead(w, c);
       __syncwarp();
     }
   }

@@ -20,7 +20,7 @@ struct MlstmSweep {
   float* sigma;             // [batch][length][heads] or null, with the normaliser
   float* dots;              // [parts][units][64 · chunks]: x·O summed over a part of 64 columns
   uint64_t units, length;
-  uint32_t heads, chunks, slices;  // slices of value columns per unit; blocks = units · slices
+  uint32_t heads, chunks, slices;  // blocks per unit: of 64·value_tiles columns, whole clusters
   uint32_t key_width, value_width, key_stride, value_stride;  // strides of the state
   Columns q_columns, v_columns;  // q, k; v, o, x
   float eps;
@@ -28,54 +28,86 @@ struct MlstmSweep {
 static_assert(sizeof(MlstmSweep) == 768, "MlstmSweep");
 
 // KEY: width of Q and K, padded to 64. NORM: h is divided by the denominator. REVERSE: from the
-// last chunk to the first. DOT: x·O is wanted. With KEY ≥ 192 a warp of its own feeds the copy
-// engine; below, where memory is the limit, blocks that run ahead lose locality and S's warpgroup
-// does it.
+// last chunk to the first. DOT: x·O is wanted. With KEY >= 192 a warp of its own feeds the copy
+// engine; below, where memory is the limit, blocks that run ahead lose locality: S's warpgroup does
+// it, or, when that has n to keep too, a warp that follows it (`paced`).
 //
-// RANK 0 or 1: a pair of blocks of a cluster shares 2·KEY key columns. Each keeps C^T for its half
-// of them and finishes 32 of the chunk's 64 tokens: of S and H^T, which both halves of the columns
-// add to, it receives what the other block has for its tokens.
+// KEY = 512 is `split`: a block has 64 columns of V, and each of its two warpgroups of the state
+// keeps C^T for half of the keys (mlstm_sweep_split.cuh). Two blocks of a cluster, neighbours in V,
+// share Q and K: both receive what either loads, in parts of 128 keys.
 //
-// VARIANT: off or on in the product, the other in check/sweep_variants.cuh: NORM: n is kept apart
-// from the scores. Pair: what is needed soonest after it can be loaded comes into L2 before.
-template <int KEY, bool NORM, bool REVERSE, bool DOT, int RANK = -1, bool VARIANT = NORM>
+// VARIANT: off in the product; what check/sweep_variants.cuh times against it.
+#ifndef MULTICAST
+#define MULTICAST 512
+#endif
+#ifndef GIVE
+#define GIVE 0
+#endif
+#ifndef STAGGER
+#define STAGGER 0
+#endif
+#ifndef EXPERIMENT
+#define EXPERIMENT 0
+#endif
+template <int KEY, bool NORM, bool REVERSE, bool DOT, bool VARIANT = false>
 struct SweepShape {
   static constexpr int key = KEY;
-  static constexpr bool norm = NORM, reverse = REVERSE, dot = DOT;
-  static constexpr bool producer = KEY >= 192;
-  static constexpr bool pair = RANK >= 0;
-  static constexpr int rank = pair ? RANK : 0, peer = 1 - rank;
-  static constexpr int own = pair ? CHUNK / 2 : CHUNK, first = own * rank;  // tokens it finishes
+  static constexpr bool norm = NORM, reverse = REVERSE, dot = DOT, variant = VARIANT;
+  static constexpr bool split = KEY == 512, paced = KEY == 128 && NORM;
+  static constexpr bool producer = KEY >= 192 || paced;
+  static constexpr bool feeds_values = producer && !paced;  // else each warpgroup loads its own
+  static constexpr bool multicast = split || KEY >= MULTICAST && !DOT;
+  static constexpr bool stagger = STAGGER && KEY >= STAGGER && !split;
+  static constexpr int cluster = multicast ? 2 : 1;
   static constexpr int threads = producer ? 512 : 384;
-  static constexpr int q_stages = producer ? 2 : 3, k_stages = 3, s_stages = producer ? 1 : 2;
-  static constexpr int v_stages = producer ? (NORM || pair ? 1 : 2) : 3;
   static constexpr int blocks = KEY / 64;
+  static constexpr int parts = split ? 4 : 1, part_blocks = blocks / parts;
+  // Of one warpgroup of the state: keys, and parts of a chunk's keys.
+  static constexpr int own_keys = split ? KEY / 2 : KEY, own_parts = split ? 2 : 1;
+  // Rings: of Q and K in parts, of V in tiles of 64 columns, `value_tiles` for a chunk.
+#ifndef STAGES
+#define STAGES 3
+#endif
+  static constexpr int near = KEY == 128 ? STAGES : 3;
+  static constexpr int q_stages = split ? 4 : feeds_values ? 2 : near;
+  static constexpr int k_stages = split ? 6 : near;
+  static constexpr int value_tiles = split ? 1 : 2;
+  static constexpr int v_stages = split ? 2 : !feeds_values ? near : NORM ? 1 : 2;
+  static constexpr int s_stages = feeds_values ? 1 : 2;
+  // Records travel with K, or, where that comes in parts, with V.
+  static constexpr int record_stages = split ? v_stages : k_stages;
   // Tiles of 256 columns come in one instruction, others by block. n sits below each block of K.
-  static constexpr int q_box = KEY == 256 ? 4 : 1, k_box = KEY == 256 && !NORM ? 4 : 1;
+  static constexpr int q_box = KEY != 256 ? 1 : multicast ? 2 : 4, k_box = NORM ? 1 : q_box;
   static constexpr int k_rows = CHUNK + (NORM ? 8 : 0);
   // n is kept by three warps of the producer's group, else by the scores' warpgroup: there 256/KEY
   // groups of threads sum 64·KEY/256 tokens each.
-  static constexpr bool n_apart = NORM && producer && VARIANT;
-  static constexpr bool prefetch = RANK >= 0 && VARIANT;
+  static constexpr bool n_apart = NORM && producer;
   static constexpr int n_parts = !NORM ? 1 : n_apart ? 3 : 256 / KEY;
   static constexpr int key_readers = 12 + (n_apart ? n_parts : 0);  // warps
+  static constexpr int loaders = multicast ? 2 : 1;  // blocks that a part's readers tell
   // From the last chunk to the first, the rows and columns of a chunk's weights change places.
   static constexpr int u = REVERSE ? Record::w : Record::u, w = REVERSE ? Record::u : Record::w;
   static constexpr int alpha = REVERSE ? Record::beta : Record::alpha;
   static constexpr int beta = REVERSE ? Record::alpha : Record::beta;
   static constexpr int q_pitch = CHUNK * 128, k_pitch = k_rows * 128;  // bytes of a block
-  static constexpr int tile_bytes = CHUNK * KEY * 2, value_bytes = CHUNK * 128;
-  static constexpr int output_bytes = own * 128, peer_bytes = CHUNK * own * 4;
+  static constexpr int part_bytes = CHUNK * 128 * part_blocks, value_bytes = CHUNK * 128;
   static constexpr int record = NORM ? Record::size_norm : Record::size;
   static constexpr int score_columns = NORM ? 36 : 32;  // accumulators of S
   // Σ over warps of these is what the launch gives: 4·128 or 3·168 per four warps.
-  static constexpr int consumer_registers = producer ? 208 : 200;
-  static constexpr int score_registers = !producer ? 104 : n_apart ? 64 : 72;
-  static constexpr int producer_registers = n_apart ? 32 : 24;
+#ifndef SPLITC
+#define SPLITC 208
+#endif
+#ifndef STEPS
+#define STEPS 2
+#endif
+  static constexpr int steps_in_flight = split ? STEPS : 2;
+  static constexpr int consumer_registers = paced ? 168 : split ? SPLITC : producer ? 208 : 200;
+  static constexpr int score_registers = KEY < 192 ? 104 : n_apart ? 64 : split ? 488 - 2 * SPLITC : 72;
+  static constexpr int producer_registers = paced ? 72 : n_apart ? 32 : 24;
 };
 
 struct SweepPlace {
-  int unit, slice, head, batch, tokens;
+  int unit, column, head, batch, tokens;  // column: the block's first, in blocks of 64 of V
 };
 struct SweepPlaces {
   SweepPlace place;
@@ -84,22 +116,23 @@ struct SweepPlaces {
 
 template <class C>
 struct alignas(1024) SweepShared {
-  uint16_t q[C::q_stages][C::blocks][CHUNK][64];
-  uint16_t k[C::k_stages][C::blocks][C::k_rows][64];  // rows 64..: n as bf16 high and low, zeros
-  uint16_t v[2][C::v_stages][CHUNK][64];
-  uint16_t s[C::s_stages][C::own][64];
-  uint16_t h[2][C::own][64];
-  float4 peer_s[C::pair ? 8 * 64 : 1], peer_h[2][C::pair ? 4 * 128 : 1];
-  float record[C::k_stages][C::record];
+  uint16_t q[C::q_stages][C::part_blocks][CHUNK][64];
+  // Rows 64..: n as bf16 high and low, zeros.
+  uint16_t k[C::k_stages][C::part_blocks][C::k_rows][64];
+  uint16_t v[C::value_tiles][C::v_stages][CHUNK][64];
+  uint16_t o[C::value_tiles][CHUNK][64];
+  uint16_t s[C::split ? 1 : C::s_stages][C::split ? 1 : CHUNK][64];
+  float halves[2][C::split ? CHUNK : 1][64];  // split: Q·C over half of the keys
+  float record[C::record_stages][C::record];
   float factor[2][CHUNK];  // alpha over the denominator, of this and the last chunk
   float dots[2][4][C::dot ? CHUNK : 1];
   float n_sums[C::n_parts][C::norm ? C::key : 1];
   uint64_t full_q[C::q_stages], empty_q[C::q_stages];
   uint64_t full_k[C::k_stages], empty_k[C::k_stages], full_n[C::k_stages];
-  uint64_t full_v[2][C::v_stages], empty_v[2][C::v_stages];
+  uint64_t full_v[C::value_tiles][C::v_stages], empty_v[C::value_tiles][C::v_stages];
   uint64_t full_s[C::s_stages], empty_s[C::s_stages];
-  uint64_t full_x[2], empty_x[2];
-  uint64_t full_peer_s, empty_peer_s, full_peer_h[2], empty_peer_h[2];
+  uint64_t full_x[2], empty_x[2], full_half[2], empty_half[2];
+  uint64_t scored[2], turn[4];
   SweepPlaces where;
 };
 

@@ -5,9 +5,9 @@ template <class C>
 struct StateWarps {
   Sweep<C>& sweep;
   SweepShared<C>& shared;
-  SweepState<C::key> state;
+  SweepState<C::own_keys> state;
   float h[32];
-  static constexpr int elements = C::key / 2;
+  static constexpr int elements = C::own_keys / 2;
 
   DEVICE StateWarps(Sweep<C>& s) : sweep(s), shared(s.shared) {}
 
@@ -18,14 +18,19 @@ struct StateWarps {
     return tile + i * 128 + ((j ^ (i & 7)) << 4);
   }
 
+  // Its columns of V, in blocks of 64.
+  DEVICE int column(const SweepPlace& w) const {
+    return w.column + (C::split ? 0 : sweep.group);
+  }
+
   // ---- C between the accumulators and memory.
 
   // Element i: key column and value row.
   DEVICE size_t index(const SweepPlace& w, int i, bool& inside) const {
     const MlstmSweep& a = sweep.a;
-    const uint32_t d = C::rank * C::key + (i >> 2) * 8 + (sweep.lane & 3) * 2 + (i & 1);
-    const uint32_t v = w.slice * 128 + sweep.group * 64 + sweep.warp * 16 +
-                       (sweep.lane >> 2) + ((i & 2) << 2);
+    const uint32_t first = C::split ? sweep.group * C::own_keys : 0;
+    const uint32_t d = first + (i >> 2) * 8 + (sweep.lane & 3) * 2 + (i & 1);
+    const uint32_t v = column(w) * 64 + sweep.warp * 16 + (sweep.lane >> 2) + ((i & 2) << 2);
     inside = d < a.key_width && v < a.value_width;
     return (size_t)w.unit * a.key_width * a.value_width + (size_t)d * a.key_stride +
            (size_t)v * a.value_stride;
@@ -55,26 +60,34 @@ struct StateWarps {
     }
   }
 
-  // ---- H^T = C^T Q^T, and C^T *= gamma in its shadow: two k steps at a time, two in flight.
-  DEVICE void from_state(uint64_t q, float gamma) {
-    constexpr int groups = C::key / 32;
+  // The first part of a step's keys that this warpgroup multiplies.
+  DEVICE int first_part() const { return C::split ? sweep.group * C::own_parts : 0; }
+
+  // ---- H^T = C^T Q^T, and C^T *= gamma in its shadow: a few k steps at a time, two in flight.
+  DEVICE void from_state(int c, float gamma) {
+    constexpr int steps = C::steps_in_flight;
+    constexpr int groups = C::own_keys / 16 / steps, in_part = groups / C::own_parts;
+    uint64_t q = 0;
 #pragma unroll
     for (int g = 0; g < groups; g++) {
-      uint32_t fragment[2][4];
+      if (g % in_part == 0) {
+        q = ptx::descriptor(ptx::opaque(sweep.tile_q(c, first_part() + g / in_part)), 16);
+      }
+      uint32_t fragment[steps][4];
 #pragma unroll
-      for (int e = 0; e < 2; e++) {
+      for (int e = 0; e < steps; e++) {
 #pragma unroll
         for (int p = 0; p < 4; p++) {
-          const int i = (g * 2 + e) * 8 + 2 * p;
+          const int i = (g * steps + e) * 8 + 2 * p;
           fragment[e][p] = ptx::pack(state[i], state[i + 1]);
         }
       }
       ptx::mma_fence();
 #pragma unroll
-      for (int e = 0; e < 2; e++) {
-        const int step = g * 2 + e;
+      for (int e = 0; e < steps; e++) {
+        const int step = g % in_part * steps + e;
         const uint64_t tokens = ptx::advance(q, (step >> 2) * C::q_pitch + (step & 3) * 32);
-        if (step == 0) {
+        if (g + e == 0) {
           ptx::mma64_registers<true>(h, fragment[e], tokens);
         } else {
           ptx::mma64_registers<false>(h, fragment[e], tokens);
@@ -82,44 +95,15 @@ struct StateWarps {
       }
       ptx::mma_commit();
 #pragma unroll
-      for (int i = g * 16; i < g * 16 + 16; i++) state[i] *= gamma;
+      for (int i = g * 8 * steps; i < (g + 1) * 8 * steps; i++) state[i] *= gamma;
       if (g < groups - 1) {
         ptx::mma_wait<1>();
+        if (g > 0 && g % in_part == 0) sweep.release_q(c, first_part() + g / in_part - 1);
       } else {
         ptx::mma_wait<0>();
       }
     }
-  }
-
-  // ---- A pair of blocks: the sum over this half of the keys, for the other block's tokens.
-  DEVICE void send(int c) const {
-    const uint32_t full = Sweep<C>::at(&shared.full_peer_h[sweep.group]);
-    if (sweep.thread == 0) ptx::barrier_expect(full, C::peer_bytes);
-    ptx::barrier_wait(Sweep<C>::at(&shared.empty_peer_h[sweep.group]), (c & 1) ^ 1);
-#pragma unroll
-    for (int p = 0; p < 4; p++) {
-      const float* x = &h[C::peer * 16 + 4 * p];
-      ptx::send(Sweep<C>::at(&shared.peer_h[sweep.group][p * 128 + sweep.thread]), full, C::peer,
-                {x[0], x[1], x[2], x[3]});
-    }
-  }
-  // As late as can be: the products with the scores need not wait for it.
-  DEVICE void receive(int c, const float* factor) {
-    ptx::barrier_wait(Sweep<C>::at(&shared.full_peer_h[sweep.group]), c & 1);
-#pragma unroll
-    for (int p = 0; p < 4; p++) {
-      const float4 x = shared.peer_h[sweep.group][p * 128 + sweep.thread];
-      const float2 f = *(const float2*)&factor[C::first + p * 8 + (sweep.lane & 3) * 2];
-      float* own = &h[C::rank * 16 + 4 * p];
-      own[0] += f.x * x.x;
-      own[1] += f.y * x.y;
-      own[2] += f.x * x.z;
-      own[3] += f.y * x.w;
-    }
-    __syncwarp();
-    if (sweep.lane == 0) {
-      ptx::barrier_arrive_remote(Sweep<C>::at(&shared.empty_peer_h[sweep.group]), C::peer);
-    }
+    sweep.release_q(c, first_part() + C::own_parts - 1);
   }
 
   // V^T diag(beta), as the A operand of the state's update.
@@ -141,7 +125,7 @@ struct StateWarps {
   // H^T = H^T diag(factor) + V^T S^T.
   DEVICE void add_scores(const float* factor, uint32_t v, uint32_t s) {
 #pragma unroll
-    for (int n = C::first / 8; n < (C::first + C::own) / 8; n++) {
+    for (int n = 0; n < 8; n++) {
       const float2 f = *(const float2*)&factor[n * 8 + (sweep.lane & 3) * 2];
       h[n * 4] *= f.x;
       h[n * 4 + 1] *= f.y;
@@ -152,26 +136,28 @@ struct StateWarps {
     ptx::mma_fence();
 #pragma unroll
     for (int step = 0; step < 4; step++) {
-      const uint64_t a = ptx::advance(values, step * 2048), b = ptx::advance(scores, step * 32);
-      if constexpr (C::pair) {
-        ptx::mma32_transposed_a<false>(*(float(*)[16])&h[C::rank * 16], a, b);
-      } else {
-        ptx::mma64_transposed_a<false>(h, a, b);
-      }
+      ptx::mma64_transposed_a<false>(h, ptx::advance(values, step * 2048),
+                                     ptx::advance(scores, step * 32));
     }
     ptx::mma_commit();
   }
-  DEVICE void update(const uint32_t (&x)[4][4], uint64_t k) {
+  DEVICE void update(const uint32_t (&x)[4][4], int c) {
+    constexpr int tiles = C::own_keys / 128;
+    uint64_t k[tiles + 1];  // and a last one of 64 columns
+#pragma unroll
+    for (int tile = 0; tile < tiles + 1; tile++) {
+      const int p = C::split ? first_part() + tile : 0, block = C::split ? 0 : 2 * tile;
+      k[tile] = ptx::descriptor(sweep.tile_k(c, p) + block * C::k_pitch, C::k_pitch);
+    }
 #pragma unroll
     for (int step = 0; step < 4; step++) {
 #pragma unroll
-      for (int tile = 0; tile < C::key / 128; tile++) {
-        ptx::mma128_transposed_b<false>(
-            state.wide[tile], x[step], ptx::advance(k, tile * 2 * C::k_pitch + step * 2048));
+      for (int tile = 0; tile < tiles; tile++) {
+        ptx::mma128_transposed_b<false>(state.wide[tile], x[step],
+                                        ptx::advance(k[tile], step * 2048));
       }
-      if constexpr (SweepState<C::key>::narrow) {
-        ptx::mma64_transposed_b<false>(
-            state.rest, x[step], ptx::advance(k, (C::blocks - 1) * C::k_pitch + step * 2048));
+      if constexpr (SweepState<C::own_keys>::narrow) {
+        ptx::mma64_transposed_b<false>(state.rest, x[step], ptx::advance(k[tiles], step * 2048));
       }
     }
     ptx::mma_commit();
@@ -182,7 +168,7 @@ struct StateWarps {
     float sum[4];
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const float* o = &h[(C::first / 8 + n + e) * 4];
+      const float* o = &h[(n + e) * 4];
       sum[2 * e] = o[0] * ptx::low_half(x[2 * e]) + o[2] * ptx::low_half(x[2 * e + 1]);
       sum[2 * e + 1] = o[1] * ptx::high_half(x[2 * e]) + o[3] * ptx::high_half(x[2 * e + 1]);
     }
@@ -202,21 +188,21 @@ struct StateWarps {
   DEVICE void write_dots(int c) const {
     const MlstmSweep& a = sweep.a;
     const SweepPlace w = sweep.where();
-    const int part = w.slice * 2 + sweep.group, t = sweep.thread;
-    if (t >= C::own || part * 64 >= a.value_width) return;
+    const int part = column(w), t = sweep.thread;
+    if (t >= CHUNK || part * 64 >= a.value_width) return;
     const auto& warps = shared.dots[sweep.group];
     const float sum = (warps[0][t] + warps[1][t]) + (warps[2][t] + warps[3][t]);
     const size_t row = ((size_t)part * a.units + w.unit) * a.chunks + sweep.place(c);
-    a.dots[row * CHUNK + C::first + t] = sum;
+    a.dots[row * CHUNK + t] = sum;
   }
 
   // H^T, transposed and rounded, through shared memory to O.
   DEVICE void output(int c) {
-    const uint32_t tile = ptx::opaque(Sweep<C>::at(&shared.h[sweep.group][0][0]));
+    const uint32_t tile = ptx::opaque(Sweep<C>::at(&shared.o[sweep.group][0][0]));
     if constexpr (C::dot) ptx::barrier_wait(Sweep<C>::at(&shared.full_x[sweep.group]), c & 1);
 #pragma unroll
-    for (int n = 0; n < C::own / 8; n += 2) {
-      const float* x = &h[(C::first / 8 + n) * 4];
+    for (int n = 0; n < 8; n += 2) {
+      const float* x = &h[n * 4];
       const uint32_t to = transposed(tile, n * 8);
       if constexpr (C::dot) {
         uint32_t other[4];
@@ -230,9 +216,8 @@ struct StateWarps {
     ptx::named_barrier(1 + sweep.group, 128);
     if (sweep.thread == 0) {
       const SweepPlace w = sweep.where();
-      const int block = w.slice * 2 + sweep.group;
-      if (block * 64 < sweep.a.value_width) {
-        ptx::tensor_store(&sweep.a.o, tile, sweep.box(w, sweep.a.v_columns, c, block, C::first));
+      if (column(w) * 64 < sweep.a.value_width) {
+        ptx::tensor_store(&sweep.a.o, tile, sweep.box(w, sweep.a.v_columns, c, column(w)));
       }
     }
     if constexpr (C::dot) write_dots(c);
@@ -250,56 +235,64 @@ struct StateWarps {
   }
 
   DEVICE void step(int c) {
-    const int q_stage = c % C::q_stages, k_stage = c % C::k_stages, s_stage = c % C::s_stages;
-    const int v_stage = c % C::v_stages;
+    const int s_stage = c % C::s_stages, v_stage = c % C::v_stages;
     const uint32_t full_v = Sweep<C>::at(&shared.full_v[sweep.group][v_stage]);
     const uint32_t v = ptx::opaque(Sweep<C>::at(&shared.v[sweep.group][v_stage][0][0]));
-    ptx::barrier_wait(Sweep<C>::at(&shared.full_q[q_stage]), Sweep<C>::parity(c, C::q_stages));
-    ptx::barrier_wait(Sweep<C>::at(&shared.full_k[k_stage]), Sweep<C>::parity(c, C::k_stages));
+    sweep.wait_q(c, 0);
+    sweep.wait_k(c, 0);
     if (sweep.a.lengths && sweep.valid(c) < CHUNK) {
       ptx::barrier_wait(full_v, Sweep<C>::parity(c, C::v_stages));
       sweep.clear(v, sweep.valid(c));
       sweep.cleared();
     }
-    const float* record = shared.record[k_stage];
-    const uint32_t q = Sweep<C>::at(&shared.q[q_stage][0][0][0]);
-    from_state(ptx::descriptor(q, 16), record[Record::gamma]);
-    sweep.release(&shared.empty_q[q_stage]);
-    if constexpr (C::pair) send(c);
+    const float* record = sweep.record_of(c);
+    uint64_t* const turn = &shared.turn[c % 4];
+    if (C::stagger && sweep.group == 1) {
+      ptx::barrier_wait(Sweep<C>::at(turn), Sweep<C>::parity(c, 4));
+    }
+    from_state(c, record[Record::gamma]);
+    if (C::stagger && sweep.group == 0) sweep.release(turn);
     if constexpr (C::dot) request_x(c);
     ptx::barrier_wait(full_v, Sweep<C>::parity(c, C::v_stages));
     uint32_t x[4][4];
     scaled_values(x, v, record);
     ptx::barrier_wait(Sweep<C>::at(&shared.full_s[s_stage]), Sweep<C>::parity(c, C::s_stages));
     add_scores(shared.factor[c & 1], v, Sweep<C>::at(&shared.s[s_stage][0][0]));
-    update(x, ptx::descriptor(Sweep<C>::at(&shared.k[k_stage][0][0][0]), C::k_pitch));
+    update(x, c);
     if constexpr (!C::dot) {
       if (sweep.thread == 0) ptx::stores_read();
     }
     ptx::named_barrier(1 + sweep.group, 128);
     ptx::mma_wait<1>();
     sweep.release(&shared.empty_s[s_stage]);
-    if constexpr (C::producer) sweep.release(&shared.empty_v[sweep.group][v_stage]);
-    if constexpr (C::pair) receive(c, shared.factor[c & 1]);
+    if constexpr (C::feeds_values) sweep.release(&shared.empty_v[sweep.group][v_stage]);
     output(c);
-    if constexpr (!C::producer) {
+    if constexpr (!C::feeds_values) {
       if (sweep.thread == 0) sweep.load_v(sweep.where(), c + C::v_stages, sweep.group);
     }
     ptx::mma_wait<0>();
-    sweep.release(&shared.empty_k[k_stage]);
+    sweep.release_k(c, 0);
   }
+  DEVICE void give_half(int c);  // mlstm_sweep_split.cuh
+  DEVICE void split_step(int c);
 };
 
 template <class C>
 DEVICE void Sweep<C>::consume() {
   StateWarps<C> warps(*this);
-  if constexpr (!C::producer) {
+  if constexpr (!C::feeds_values) {
     if (thread == 0) {
       for (int c = 0; c < C::v_stages; c++) load_v(where(), c, group);
     }
   }
   warps.read();
-  for (int c = 0; c < chunks; c++) warps.step(c);
+  for (int c = 0; c < chunks; c++) {
+    if constexpr (C::split) {
+      warps.split_step(c);
+    } else {
+      warps.step(c);
+    }
+  }
   warps.write();
-  if (thread == 0) ptx::stores_done();
+  if (!C::split && thread == 0) ptx::stores_done();
 }

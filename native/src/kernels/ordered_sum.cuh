@@ -1,5 +1,6 @@
-// Sums of {value, value} rows in their order, by one block: the others stage what one thread adds.
-// A tree would be faster but depend on how many rows there are.
+// Sums of {value, value} rows in an order that depends on nothing but their number, by one block:
+// runs of 32 rows, one thread each, then the runs one after the other. One thread alone would take
+// longer over the parts of a large tensor than all blocks that made them.
 #pragma once
 #include "common.cuh"
 
@@ -8,22 +9,31 @@ struct Twice {
 };
 
 constexpr int staged_rows = 1024;
+constexpr int run_rows = 32;
 
-/// Thread 0 gets the sum of rows[0 … count), added one after the other. All threads call.
+DEVICE void add_rows(Twice& sum, const Twice* rows, int count) {
+#pragma unroll 8
+  for (int i = 0; i < count; i++) {
+    sum.first += rows[i].first;
+    sum.second += rows[i].second;
+  }
+}
+
+/// Thread 0 gets the sum of rows[0 … count). All threads call, at most `staged_rows` of them.
 /// `staging` is shared and holds `staged_rows`.
 DEVICE Twice ordered_sum(const Twice* rows, uint64_t count, Twice* staging) {
+  const uint64_t runs = (count + run_rows - 1) / run_rows;
   Twice sum = {0.0, 0.0};
-  for (uint64_t low = 0; low < count; low += staged_rows) {
-    const int n = (int)(count - low < staged_rows ? count - low : staged_rows);
-    for (int i = threadIdx.x; i < n; i += blockDim.x) staging[i] = rows[low + i];
-    __syncthreads();
-    if (threadIdx.x == 0) {
-#pragma unroll 8
-      for (int i = 0; i < n; i++) {
-        sum.first += staging[i].first;
-        sum.second += staging[i].second;
-      }
+  for (uint64_t first = 0; first < runs; first += blockDim.x) {
+    const uint64_t run = first + threadIdx.x, low = run * run_rows;
+    if (run < runs) {
+      Twice part = {0.0, 0.0};
+      add_rows(part, rows + low, (int)(count - low < run_rows ? count - low : run_rows));
+      staging[threadIdx.x] = part;
     }
+    __syncthreads();
+    const uint64_t left = runs - first;
+    if (threadIdx.x == 0) add_rows(sum, staging, (int)(left < blockDim.x ? left : blockDim.x));
     __syncthreads();
   }
   return sum;

@@ -80,15 +80,6 @@ DEVICE void named_barrier(int id, int threads) {
 DEVICE void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");
 }
-// Four floats to the same place in another block of the cluster, and their bytes to its barrier.
-DEVICE void send(uint32_t to, uint32_t barrier, int block, const float (&x)[4]) {
-  asm volatile(
-    "{.reg .b32 t, b; mapa.shared::cluster.u32 t, %0, %2; mapa.shared::cluster.u32 b, %1, %2;"
-    "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
-    "[t], {%3, %4, %5, %6}, [b];}" ::"r"(to),
-    "r"(barrier), "r"(block), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
-    : "memory");
-}
 // Writes of this thread become visible to the copy engine and to wgmma.
 DEVICE void fence_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -107,11 +98,13 @@ DEVICE void tensor_load(uint32_t to, const TensorMap* map, uint32_t barrier, Box
     "l"(map), "r"(barrier), "r"(b.column), "r"(b.token), "r"(b.block), "r"(b.head), "r"(b.batch)
     : "memory");
 }
-// Into L2 only.
-DEVICE void tensor_prefetch(const TensorMap* map, Box b) {
+// Into the same place of both blocks of a cluster, and the bytes to the barrier of each.
+DEVICE void tensor_load_both(uint32_t to, const TensorMap* map, uint32_t barrier, Box b) {
   asm volatile(
-    "cp.async.bulk.prefetch.tensor.5d.L2.global.tile [%0, {%1, %2, %3, %4, %5}];" ::"l"(map),
-    "r"(b.column), "r"(b.token), "r"(b.block), "r"(b.head), "r"(b.batch)
+    "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+    ".multicast::cluster [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(to),
+    "l"(map), "r"(barrier), "r"(b.column), "r"(b.token), "r"(b.block), "r"(b.head), "r"(b.batch),
+    "h"((uint16_t)3)
     : "memory");
 }
 DEVICE void tensor_store(const TensorMap* map, uint32_t from, Box b) {
@@ -145,6 +138,12 @@ DEVICE void load_transposed(uint32_t (&r)[4], uint32_t from) {
         : "r"(from)
         : "memory");
 }
+DEVICE void load_matrices(uint32_t (&r)[4], uint32_t from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+        : "r"(from)
+        : "memory");
+}
 DEVICE void store_matrices(uint32_t to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),
         "r"(a), "r"(b), "r"(c), "r"(d)
@@ -162,6 +161,12 @@ DEVICE uint32_t load_word(uint32_t from) {
 }
 DEVICE void store_word(uint32_t to, uint32_t x) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(x) : "memory");
+}
+DEVICE void load_words(uint32_t (&x)[2], uint32_t from) {
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x[0]), "=r"(x[1]) : "r"(from));
+}
+DEVICE void store_words(uint32_t to, const uint32_t (&x)[2]) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(x[0]), "r"(x[1]) : "memory");
 }
 DEVICE void load_words(uint32_t (&x)[4], uint32_t from) {
   asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"

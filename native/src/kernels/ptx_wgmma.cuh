@@ -70,14 +70,14 @@ typedef const uint32_t (&Fragment)[4];
 XL_PRODUCT(mma64, 32, uint64_t, XL_D32, XL_N32, "m64n64k16", "%32, %33", "0, 0", XL_FROM_SHARED)
 XL_PRODUCT(mma72, 36, uint64_t, XL_D36, XL_N36, "m64n72k16", "%36, %37", "0, 0", XL_FROM_SHARED)
 // A transposed.
-XL_PRODUCT(mma32_transposed_a, 16, uint64_t, XL_D16_ONLY, XL_N16, "m64n32k16", "%16, %17", "1, 0",
-     XL_FROM_SHARED)
 XL_PRODUCT(mma64_transposed_a, 32, uint64_t, XL_D32, XL_N32, "m64n64k16", "%32, %33", "1, 0",
      XL_FROM_SHARED)
 // A in registers.
 XL_PRODUCT(mma64_registers, 32, Fragment, XL_D32, XL_N32, "m64n64k16", "{%32,%33,%34,%35}, %36",
      "0", XL_FROM_REGISTERS)
 // A in registers, B transposed.
+XL_PRODUCT(mma32_transposed_b, 16, Fragment, XL_D16_ONLY, XL_N16, "m64n32k16",
+     "{%16,%17,%18,%19}, %20", "1", XL_FROM_REGISTERS)
 XL_PRODUCT(mma64_transposed_b, 32, Fragment, XL_D32, XL_N32, "m64n64k16", "{%32,%33,%34,%35}, %36",
      "1", XL_FROM_REGISTERS)
 XL_PRODUCT(mma128_transposed_b, 64, Fragment, XL_D64, XL_N64, "m64n128k16",

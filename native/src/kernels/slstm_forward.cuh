@@ -139,8 +139,14 @@ template <typename S, int rows> DEVICE void forward(const SlstmForwardPlan& a) {
   if (a.last) store_states(a, g, x);
 }
 
+/// Whether a row's slot was outside of the state, which is reported: its y is 0.
+DEVICE bool is_homeless(const SlstmStepPlan& a, uint64_t row) {
+  return a.slots && a.slots[row] < 0;
+}
+
+/// The first slot for a row without one, to read from.
 DEVICE uint64_t slot_of(const SlstmStepPlan& a, uint64_t row) {
-  return a.slots ? (uint64_t)a.slots[row] : row;
+  return is_homeless(a, row) ? 0 : a.slots ? (uint64_t)a.slots[row] : row;
 }
 
 /// raw [rows, 4, NH, DH]: 32 columns of one gate and head, for 4 rows.
@@ -174,6 +180,10 @@ template <typename S> DEVICE void step_units(const SlstmStepPlan& a) {
   const uint64_t index = grid_thread(), across = a.heads * a.width;
   if (index >= a.rows * across) return;
   const uint64_t row = index / across, unit = index % across;
+  if (is_homeless(a, row)) {
+    ((S*)a.y)[index] = from_float<S>(0.f);
+    return;
+  }
   float* const state = a.state + slot_of(a, row) * 4 * across + unit;
   float raw[4];
   for (int gate = 0; gate < 4; gate++) raw[gate] = a.raw[(row * 4 + gate) * across + unit];

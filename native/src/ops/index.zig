@@ -2,6 +2,7 @@
 
 const Context = @import("../runtime/context.zig").Context;
 const Tensor = @import("../runtime/tensor.zig").Tensor;
+const cuda = @import("../cuda/index.zig");
 const create = @import("create.zig");
 const op = @import("call.zig");
 const Call = op.Call;
@@ -13,6 +14,27 @@ pub fn indices(call: *Call, comptime what: []const u8, handle: i32, limit: usize
     try call.expectDType(what, ids, .i32);
     try checkRange(call, what, ids, null, null, limit);
     return ids;
+}
+
+/// `indices` of rows that a kernel writes to. On a GPU, which reports late, −1 stands for those
+/// outside.
+pub fn guarded(call: *Call, comptime what: []const u8, handle: i32, limit: usize) Error!Tensor {
+    if (call.context.device == .cpu) return indices(call, what, handle, limit);
+    const ids = try call.input(what, handle);
+    try call.expectDType(what, ids, .i32);
+    if (ids.count() == 0) return ids;
+    const kept = try call.temporary(.i32, ids.dims());
+    var unused: i32 = 0;
+    cuda.guard(call.context.gpu.?, &.{
+        .ids = ids.data(),
+        .mask = null,
+        .weights = null,
+        .low = &unused,
+        .high = &unused,
+        .count = ids.count(),
+        .limit = limit,
+    }, kept.data()) catch |err| return call.context.explained(err, call.name);
+    return kept;
 }
 
 /// Throws when a valid id lies outside [0, limit).

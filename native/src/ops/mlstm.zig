@@ -278,16 +278,10 @@ pub fn step(context: *Context) Error!void {
     const c = try slstm.slotted(&call, list[6], list[5], rows, A);
     const slots = c.state.shape[0];
     try call.expectShape("c", c.state, &.{ slots, heads, q.shape[2], v.shape[2] });
-    const n: ?Tensor = if (o.normalize)
-        (try slstm.slotted(&call, list[7], list[5], rows, A)).state
-    else
-        null;
+    const n: ?Tensor = if (o.normalize) try slstm.stateOf(&call, list[7], A) else null;
     if (n) |t| try call.expectShape("n", t, &.{ slots, heads, q.shape[2] });
     const exp = o.input_gate == kinds.input_gate.exp;
-    const m: ?Tensor = if (exp)
-        (try slstm.slotted(&call, list[8], list[5], rows, A)).state
-    else
-        null;
+    const m: ?Tensor = if (exp) try slstm.stateOf(&call, list[8], A) else null;
     if (m) |t| try call.expectShape("m", t, &.{ slots, heads });
     const h = try call.output(q.dtype, v.dims());
     if (h.count() > 0) try call.run("mlstmStep", q.dtype, .{

@@ -5,13 +5,15 @@ const Context = @import("../runtime/context.zig").Context;
 const Tensor = @import("../runtime/tensor.zig").Tensor;
 const scratch = @import("../abi/scratch.zig");
 const kinds = @import("../args/optimizer.zig");
-const Schedule = @import("../cuda/optimizer.zig").Schedule;
+const DType = @import("../dtype.zig").DType;
+const cuda = @import("../cuda/optimizer.zig");
+const Schedule = cuda.Schedule;
 const op = @import("call.zig");
 const Call = op.Call;
 const Error = op.Error;
 
 /// What a captured update reads instead of scratch floats 0, 1, 4 and 5: coefficients of the step,
-/// into an f64 tensor on the GPU. Scratch floats as in `step`.
+/// into an f64 tensor on the GPU. Scratch floats as in `update`.
 pub fn schedule(context: *Context, target_: i32) Error!void {
     var call = Call.begin(context, "optimizer schedule");
     defer call.end();
@@ -31,16 +33,18 @@ pub fn schedule(context: *Context, target_: i32) Error!void {
     try context.write(target, 0, std.mem.asBytes(&made));
 }
 
-/// Scratch floats: 0 step, 1 learning rate, 2 β1, 3 β2, 4 β3, 5 α, 6 eps, 7 weight decay,
-/// 8 gradient scale, 9 value clip (0 = none).
-pub fn step(
+const handles_each = 5;
+const first_decay = 16;
+/// What the scratch block holds.
+const most_tensors = scratch.block.ints.len / handles_each;
+
+/// One update of `count` tensors of one dtype. Scratch ints, for each: parameter, gradient, three
+/// moments. Scratch floats: 0 step, 1 learning rate, 2 β1, 3 β2, 4 β3, 5 α, 6 eps, 7 gradient
+/// scale, 8 value clip (0 = none); from 16 on the weight decay of each.
+pub fn update(
     context: *Context,
     rule_raw: i32,
-    parameter_: i32,
-    gradient_: i32,
-    first_: i32,
-    second_: i32,
-    third_: i32,
+    count_: i32,
     factor_: i32,
     schedule_: i32,
 ) Error!void {
@@ -49,39 +53,52 @@ pub fn step(
     const f = &scratch.block.floats;
     const rule = std.enums.fromInt(kinds.Rule, @as(u32, @bitCast(rule_raw))) orelse
         return call.invalid("rule code {d} does not exist", .{rule_raw});
-    const parameter = try inPlace(&call, "parameter", parameter_, null);
-    if (parameter.dtype != .f32 and parameter.dtype != .f64)
-        return call.invalid("the parameter is {t}, expected f32 or f64", .{parameter.dtype});
-    const gradient = try call.input("gradient", gradient_);
-    try call.expectShape("gradient", gradient, parameter.dims());
-    if (op.arithmetic(gradient.dtype) != parameter.dtype)
-        return call.invalid(
-            "a {t} gradient for a {t} parameter",
-            .{ gradient.dtype, parameter.dtype },
-        );
-    var moments: [3]?Tensor = .{ null, null, null };
-    for (&moments, [3]i32{ first_, second_, third_ }, 0..) |*moment, handle, i| {
-        if (i >= rule.moments()) continue;
-        moment.* = try inPlace(&call, "moment", handle, parameter);
+    if (count_ < 1 or count_ > most_tensors)
+        return call.invalid("{d} tensors, expected 1 to {d}", .{ count_, most_tensors });
+    if (!(f[0] >= 1)) return call.invalid("step {d}, expected 1, 2, …", .{f[0]});
+    const settings = try shared(&call, rule, factor_, schedule_);
+    var steps: [most_tensors]kinds.OptimizerStep = undefined;
+    const chosen = steps[0..@intCast(count_)];
+    var dtype: ?DType = null;
+    for (chosen, 0..) |*step, i| {
+        step.* = settings;
+        step.weight_decay = f[first_decay + i];
+        try place(&call, i, rule, step, &dtype);
     }
+    if (context.device == .cpu) {
+        for (chosen) |*step| if (step.count > 0)
+            try context.run("optimizerStep", dtype.?, step);
+        return;
+    }
+    const gpu = context.gpu.?;
+    context.calls += 1;
+    defer gpu.releaseTemporaries();
+    cuda.updateAll(gpu, dtype.?, chosen) catch |err| return context.explained(err, "optimizer");
+    // Parts of weights that have a rounded copy.
+    for (chosen, 0..) |*step, i| if (step.shadow == null)
+        try context.wrote(try call.view("parameter", scratch.block.ints[handles_each * i]));
+}
+
+/// What all tensors of an update have in common.
+fn shared(call: *Call, rule: kinds.Rule, factor_: i32, schedule_: i32) Error!kinds.OptimizerStep {
+    const f = &scratch.block.floats;
     const factor = try call.optionalAs("factor", factor_, .f64);
     const scheduled = try call.optionalView("schedule", schedule_);
     if (scheduled) |s| {
         try call.expectDType("schedule", s, .f64);
         try call.expectShape("schedule", s, &.{@sizeOf(Schedule) / 8});
     }
-    if (!(f[0] >= 1)) return call.invalid("step {d}, expected 1, 2, …", .{f[0]});
-    if (parameter.count() > 0) try call.run("optimizerStep", gradient.dtype, .{
-        .parameter = parameter.data(),
-        .gradient = gradient.data(),
-        .first = op.pointer(moments[0]),
-        .second = op.pointer(moments[1]),
-        .third = op.pointer(moments[2]),
+    return .{
+        .parameter = undefined,
+        .gradient = undefined,
+        .first = null,
+        .second = null,
+        .third = null,
         .shadow = null,
         .factor = op.pointer(factor),
         .schedule = op.pointer(scheduled),
         .norms = null,
-        .count = parameter.count(),
+        .count = 0,
         .step = @intFromFloat(f[0]),
         .learning_rate = f[1],
         .beta1 = f[2],
@@ -89,12 +106,48 @@ pub fn step(
         .beta3 = f[4],
         .alpha = f[5],
         .eps = f[6],
-        .weight_decay = f[7],
-        .gradient_scale = f[8],
-        .clip_value = f[9],
+        .weight_decay = 0,
+        .gradient_scale = f[7],
+        .clip_value = f[8],
         .rule = @backingInt(rule),
         .phase = @backingInt(kinds.Phase.whole),
-    });
+    };
+}
+
+/// Checks tensor `i` of the scratch block; `dtype` is that of the gradients so far.
+fn place(
+    call: *Call,
+    i: usize,
+    rule: kinds.Rule,
+    step: *kinds.OptimizerStep,
+    dtype: *?DType,
+) Error!void {
+    const handles = scratch.block.ints[handles_each * i ..][0..handles_each];
+    const parameter = try inPlace(call, "parameter", handles[0], null);
+    const gradient = try inPlace(call, "gradient", handles[1], null);
+    try call.expectShape("gradient", gradient, parameter.dims());
+    if (parameter.dtype != .f32 and parameter.dtype != .f64)
+        return call.invalid("parameter {d} is {t}, expected f32 or f64", .{ i, parameter.dtype });
+    if (op.arithmetic(gradient.dtype) != parameter.dtype) return call.invalid(
+        "parameter {d}: a {t} gradient for a {t} parameter",
+        .{ i, gradient.dtype, parameter.dtype },
+    );
+    dtype.* = dtype.* orelse gradient.dtype;
+    if (dtype.* != gradient.dtype) return call.invalid(
+        "parameter {d} has a {t} gradient, those before it {t}: one update takes one dtype",
+        .{ i, gradient.dtype, dtype.*.? },
+    );
+    const moments = [3]*?*anyopaque{ &step.first, &step.second, &step.third };
+    for (moments[0..rule.moments()], handles[2..][0..rule.moments()]) |moment, handle| {
+        moment.* = (try inPlace(call, "moment", handle, parameter)).data();
+    }
+    step.parameter = parameter.data();
+    step.gradient = gradient.data();
+    step.count = parameter.count();
+    if (call.context.device == .cpu or parameter.dtype != .f32 or parameter.offset != 0) return;
+    const gpu = call.context.gpu.?;
+    const address = @intFromPtr(step.parameter);
+    step.shadow = try gpu.shadows.forUpdate(gpu, address, step.count);
 }
 
 fn inPlace(call: *Call, comptime what: []const u8, handle: i32, like: ?Tensor) Error!Tensor {

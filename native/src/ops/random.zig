@@ -95,9 +95,11 @@ pub fn randomInto(
     const y = try call.view("y", y_);
     if (!y.isContiguous()) return call.invalid("y is a strided view; fill its base", .{});
     try fill(&call, kind, y, key_low, key_high, first, scratch.block.floats[0..2].*);
+    try context.wrote(y);
 }
 
-/// x [samples, .., features]: the mask depends on (key, sample, position, feature) only.
+/// x [samples, .., features]: the mask depends on (key, sample, position, feature) only. The firsts
+/// are the global numbers of x[0, .., 0].
 pub fn dropout(
     context: *Context,
     x_: i32,
@@ -106,6 +108,7 @@ pub fn dropout(
     key_high: u32,
     first_sample: u64,
     first_position: u64,
+    first_feature: u64,
 ) Error!void {
     var call = Call.begin(context, "dropout");
     defer call.end();
@@ -127,7 +130,7 @@ pub fn dropout(
         .features = features,
         .first_sample = first_sample,
         .first_position = first_position,
-        .first_feature = 0,
+        .first_feature = first_feature,
         .keep = keep,
         .key_low = key_low,
         .key_high = key_high,

@@ -211,10 +211,7 @@ pub const Held = struct { state: Tensor, slots: ?Tensor };
 
 /// A state that is updated in place, and which of its rows the call's rows use.
 pub fn slotted(call: *Call, state_: i32, slots_: i32, rows: usize, A: DType) Error!Held {
-    const held = try call.view("state", state_);
-    try call.expectDType("state", held, A);
-    if (!held.isContiguous()) return call.invalid("the state is a strided view", .{});
-    if (held.rank < 1) return call.invalid("the state is a scalar", .{});
+    const held = try stateOf(call, state_, A);
     if (slots_ == 0) {
         if (held.shape[0] != rows) return call.invalid(
             "a state of {d} rows for {d} tokens; give slots to use some of its rows",
@@ -222,7 +219,18 @@ pub fn slotted(call: *Call, state_: i32, slots_: i32, rows: usize, A: DType) Err
         );
         return .{ .state = held, .slots = null };
     }
-    const slots = try @import("index.zig").indices(call, "slots", slots_, held.shape[0]);
+    if (held.shape[0] == 0 and rows > 0)
+        return call.invalid("a state without rows for {d} tokens", .{rows});
+    const slots = try @import("index.zig").guarded(call, "slots", slots_, held.shape[0]);
     try call.expectShape("slots", slots, &.{rows});
     return .{ .state = held, .slots = slots };
+}
+
+/// A state that is updated in place.
+pub fn stateOf(call: *Call, handle: i32, A: DType) Error!Tensor {
+    const held = try call.view("state", handle);
+    try call.expectDType("state", held, A);
+    if (!held.isContiguous()) return call.invalid("the state is a strided view", .{});
+    if (held.rank < 1) return call.invalid("the state is a scalar", .{});
+    return held;
 }

@@ -161,7 +161,9 @@ pub fn assign(context: *Context, target: i32, source: i32) Error!void {
         "cannot write shape {f} into shape {f}",
         .{ op.show(x.dims()), op.show(y.dims()) },
     );
-    if (y.count() > 0) try op.copyInto(context, seen, y);
+    if (y.count() == 0) return;
+    try op.copyInto(context, seen, y);
+    try context.wrote(y);
 }
 
 /// A row-major copy in the given dtype (−1: the same).

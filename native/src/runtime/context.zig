@@ -48,7 +48,8 @@ pub const Context = struct {
             .{ tensors.show(shape), tensors.max_count },
         );
         const bytes = tensors.countOf(shape) * dtype.size();
-        const memory = context.allocate(bytes) catch return context.exhausted(bytes, dtype, shape);
+        const wanted: Wanted = .{ .dtype = dtype, .shape = shape };
+        const memory = context.allocate(bytes) catch return context.exhausted(bytes, wanted);
         const block = context.gpa.create(Block) catch |err| {
             context.free(memory, context.device);
             return err;
@@ -77,6 +78,7 @@ pub const Context = struct {
     fn free(context: *Context, memory: []align(64) u8, device: tensors.Device) void {
         if (device == .cpu) return context.arena.release(memory);
         const gpu = context.gpu.?;
+        gpu.shadows.forget(gpu, @intFromPtr(memory.ptr));
         gpu.memory.release(&gpu.api, .{ .address = @intFromPtr(memory.ptr), .bytes = memory.len });
     }
 
@@ -107,7 +109,15 @@ pub const Context = struct {
     ) status.Error!void {
         const to: [*]u8 = @ptrCast(tensor.data());
         if (tensor.device() == .cpu) return @memcpy(to[offset..][0..from.len], from);
-        return context.gpu.?.upload(@intFromPtr(to) + offset, from);
+        try context.gpu.?.upload(@intFromPtr(to) + offset, from);
+        return context.wrote(tensor);
+    }
+
+    /// Must follow every change of a tensor in place: the GPU may keep a rounded copy of it.
+    pub fn wrote(context: *Context, tensor: Tensor) status.Error!void {
+        if (tensor.device() == .cpu) return;
+        const gpu = context.gpu.?;
+        return gpu.shadows.wrote(gpu, @intFromPtr(tensor.block.bytes.ptr));
     }
 
     /// Between two devices; both row-major, of one shape and dtype.
@@ -170,7 +180,9 @@ pub const Context = struct {
         arguments: *const args.Args(name),
     ) status.Error!void {
         context.calls += 1;
-        if (context.device == .cuda) return cuda.run(context.gpu.?, name, dtype, arguments);
+        if (context.device == .cuda)
+            return cuda.run(context.gpu.?, name, dtype, arguments) catch |err|
+                context.explained(err, name);
         const unavailable = "{s}: not available for {t} tensors";
         const column: usize = switch (dtype) {
             .f32 => 0,
@@ -189,27 +201,54 @@ pub const Context = struct {
         if (entry(context.pool.parallel(), arguments) != 0) return error.OutOfMemory;
     }
 
-    fn exhausted(
-        context: *Context,
-        bytes: usize,
-        dtype: DType,
-        shape: []const usize,
-    ) error{Failed} {
+    /// The error of a call of the GPU; a lack of scratch memory says what fills the device.
+    pub fn explained(context: *Context, err: status.Error, name: []const u8) status.Error {
+        const bytes = context.gpu.?.takeShortage();
+        return if (bytes == 0) err else context.exhausted(bytes, .{ .scratch_of = name });
+    }
+
+    /// What no memory was found for.
+    const Wanted = struct {
+        dtype: DType = .f32,
+        shape: []const usize = &.{},
+        scratch_of: []const u8 = "",
+
+        pub fn format(wanted: Wanted, writer: *std.Io.Writer) std.Io.Writer.Error!void {
+            if (wanted.scratch_of.len > 0)
+                return writer.print("scratch of {s}", .{wanted.scratch_of});
+            const shape = tensors.show(wanted.shape);
+            try writer.print("a {t} tensor of shape {f}", .{ wanted.dtype, shape });
+        }
+    };
+
+    fn exhausted(context: *Context, bytes: usize, wanted: Wanted) error{Failed} {
         const on_gpu = context.device == .cuda;
         const stats = if (on_gpu) context.gpu.?.memory.stats else context.arena.stats;
         var largest: Largest = .{ .context = context, .device = context.device };
-        const text = "no memory for a {t} tensor of shape {f} ({d:.1} MB) on {t}: {d} tensors " ++
-            "hold {d:.1} MB{f}; make the batch or the model smaller, or dispose of tensors";
+        const text = "no memory for {f} ({d:.1} MB) on {t}: {d} tensors hold {d:.1} MB{f}{f}; " ++
+            "make the batch or the model smaller, or dispose of tensors";
         return status.fail(.out_of_memory, text, .{
-            dtype,
-            tensors.show(shape),
+            wanted,
             megabytes(bytes),
             context.device,
-            context.table.live,
+            largest.count(),
             megabytes(stats.live_bytes),
             &largest,
+            Free{ .gpu = if (on_gpu) context.gpu else null },
         });
     }
+
+    /// `; 24.0 MB are free`: what a tensor on the GPU may take; nothing for the CPU, whose system
+    /// does not say.
+    const Free = struct {
+        gpu: ?*Gpu,
+
+        pub fn format(given: Free, writer: *std.Io.Writer) std.Io.Writer.Error!void {
+            const gpu = given.gpu orelse return;
+            const bytes = gpu.freeBytes() orelse return;
+            try writer.print("; {d:.1} MB are free", .{megabytes(bytes)});
+        }
+    };
 
     /// `, the largest f32 [2, 3] 24.0 MB, …`: the largest live tensors of a device.
     const Largest = struct {
@@ -228,6 +267,14 @@ pub const Context = struct {
                     megabytes(below),
                 });
             }
+        }
+
+        /// Live tensors of the device.
+        fn count(largest: *const Largest) usize {
+            var found: usize = 0;
+            var live = largest.context.table.iterator();
+            while (live.next()) |tensor| found += @intFromBool(tensor.device() == largest.device);
+            return found;
         }
 
         /// The largest tensor that is smaller than `below` bytes.

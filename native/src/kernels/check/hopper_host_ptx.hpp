@@ -116,15 +116,18 @@ void visit_box(const TensorMap* map, uint32_t tile, Box b, const Visit& visit) {
         visit(host::swizzled(to), inside ? (uint16_t*)global : nullptr);
       }
 }
-inline void tensor_load(uint32_t to, const TensorMap* map, uint32_t barrier, Box b) {
-  host::transfers.push_back({host::active, [=] {
+inline void tensor_load(
+    uint32_t to, const TensorMap* map, uint32_t barrier, Box b, host::Block* block = host::active) {
+  host::transfers.push_back({block, [=] {
     visit_box(map, to, b, [](uint32_t at, const uint16_t* from) {
       host::half_at(at) = from ? *from : 0;
     });
     landed(barrier, (int)(map->opaque[10] * map->opaque[11] * map->opaque[12] * 2));
   }});
 }
-inline void tensor_prefetch(const TensorMap*, Box) {}
+inline void tensor_load_both(uint32_t to, const TensorMap* map, uint32_t barrier, Box b) {
+  for (host::Block& block : host::blocks) tensor_load(to, map, barrier, b, &block);
+}
 inline void tensor_store(const TensorMap* map, uint32_t from, Box b) {
   host::current->stores.push_back(host::transfers.size());
   host::transfers.push_back({host::active, [=] {
@@ -140,14 +143,6 @@ inline void bulk_load(uint32_t to, const void* from, int bytes, uint32_t barrier
     landed(barrier, bytes);
   }});
 }
-inline void send(uint32_t to, uint32_t barrier, int block, const float (&x)[4]) {
-  const float4 value = {x[0], x[1], x[2], x[3]};
-  if (to % 16) host::fail("send not aligned");
-  host::transfers.push_back({&host::blocks[block], [=] {
-    memcpy(host::active->shared + to, &value, 16);
-    landed(barrier, 16);
-  }});
-}
 inline void stores_read() {
   for (size_t i : host::current->stores)
     while (!host::transfers[i].done) host::yield("stores");
@@ -159,15 +154,21 @@ inline void stores_done() { stores_read(); }
 inline void rows_of(uint32_t address, uint32_t (&rows)[32]) {
   for (int lane = 0; lane < 32; lane++) rows[lane] = host::exchange(address, lane);
 }
-inline void load_transposed(uint32_t (&r)[4], uint32_t from) {
+inline void load_fragments(uint32_t (&r)[4], uint32_t from, bool transposed) {
   uint32_t rows[32];
   rows_of(from, rows);
   const int lane = threadIdx.x % 32, row = lane / 4, column = lane % 4 * 2;
-  for (int i = 0; i < 4; i++)
-    r[i] = host::half_at(rows[8 * i + column] + row * 2) |
-           (uint32_t)host::half_at(rows[8 * i + column + 1] + row * 2) << 16;
+  for (int i = 0; i < 4; i++) {
+    uint32_t x[2];
+    for (int e = 0; e < 2; e++)
+      x[e] = host::half_at(transposed ? rows[8 * i + column + e] + row * 2
+                                      : rows[8 * i + row] + (column + e) * 2);
+    r[i] = x[0] | x[1] << 16;
+  }
   __syncwarp();
 }
+inline void load_transposed(uint32_t (&r)[4], uint32_t from) { load_fragments(r, from, true); }
+inline void load_matrices(uint32_t (&r)[4], uint32_t from) { load_fragments(r, from, false); }
 inline void store_fragments(uint32_t to, const uint32_t (&r)[4], bool transposed) {
   uint32_t rows[32];
   rows_of(to, rows);
@@ -188,6 +189,14 @@ inline void store_transposed(uint32_t to, uint32_t a, uint32_t b, uint32_t c, ui
 }
 inline uint32_t load_word(uint32_t from) { return *(uint32_t*)(host::active->shared + from); }
 inline void store_word(uint32_t to, uint32_t x) { *(uint32_t*)(host::active->shared + to) = x; }
+inline void load_words(uint32_t (&x)[2], uint32_t from) {
+  if (from % 8) host::fail("load not aligned");
+  memcpy(x, host::active->shared + from, 8);
+}
+inline void store_words(uint32_t to, const uint32_t (&x)[2]) {
+  if (to % 8) host::fail("store not aligned");
+  memcpy(host::active->shared + to, x, 8);
+}
 inline void load_words(uint32_t (&x)[4], uint32_t from) {
   if (from % 16) host::fail("load not aligned");
   memcpy(x, host::active->shared + from, 16);
@@ -246,9 +255,9 @@ namespace ptx {
 typedef const uint32_t (&Fragment)[4];
 HOST_PRODUCT(mma64, 64, true, false, false, uint64_t)
 HOST_PRODUCT(mma72, 72, true, false, false, uint64_t)
-HOST_PRODUCT(mma32_transposed_a, 32, true, true, false, uint64_t)
 HOST_PRODUCT(mma64_transposed_a, 64, true, true, false, uint64_t)
 HOST_PRODUCT(mma64_registers, 64, false, false, false, Fragment)
+HOST_PRODUCT(mma32_transposed_b, 32, false, false, true, Fragment)
 HOST_PRODUCT(mma64_transposed_b, 64, false, false, true, Fragment)
 HOST_PRODUCT(mma128_transposed_b, 128, false, false, true, Fragment)
 }  // namespace ptx

@@ -15,14 +15,6 @@ static bool use_variants = false;  // of sweep_variants.cuh, where there are any
 
 enum Pass { forward_pass, dv_pass, dq_pass, dk_pass };
 
-struct Sizes {
-  int threads, shared;
-};
-template <class C>
-Sizes sizes_of() {
-  return {C::threads, (int)sizeof(SweepShared<C>)};
-}
-
 struct Problem {
   Shape s;
   int units, chunks, padded;
@@ -133,24 +125,26 @@ struct Problem {
   MlstmSweep arguments(Pass pass) const {
     const bool narrow = pass == forward_pass || pass == dv_pass;  // the keys have width qk
     const bool norm = pass == forward_pass && s.normalize;
-    const int q_box = key(pass) >= 256 ? 4 : 1, k_box = key(pass) >= 256 && !norm ? 4 : 1;
-    const int box_rows = key(pass) == 512 ? 32 : 64;  // of a box of o and x
+    const bool both = key(pass) == 512 || key(pass) >= MULTICAST && narrow;
+    const int q_box = key(pass) != 256 ? 1 : both ? 2 : 4, k_box = norm ? 1 : q_box;
     MlstmSweep a = {};
     const void* operands[4][4] = {{q, k, v, h}, {k, q, dh, dv}, {dh, v, k, dq}, {v, dh, q, dk}};
     const void* const* o = operands[pass];
     a.q = narrow ? map_qk(o[0], q_box) : map_v(o[0], q_box);
     a.k = narrow ? map_qk(o[1], k_box) : map_v(o[1], k_box);
     a.v = narrow ? map_v(o[2], 1) : map_qk(o[2], 1);
-    a.o = narrow ? map_v(o[3], 1) : map_qk(o[3], 1, box_rows);
-    a.x = pass == dq_pass ? map_qk(q, 1, box_rows)
-          : pass == dk_pass ? map_qk(k, 1, box_rows)
+    a.o = narrow ? map_v(o[3], 1) : map_qk(o[3], 1);
+    a.x = pass == dq_pass ? map_qk(q, 1)
+          : pass == dk_pass ? map_qk(k, 1)
                             : a.v;
     a.records = records;
     a.lengths = lengths;
     a.units = units, a.length = s.length, a.heads = s.heads, a.chunks = chunks;
     a.key_width = narrow ? s.qk : s.v, a.value_width = narrow ? s.v : s.qk;
     a.key_stride = narrow ? s.v : 1, a.value_stride = narrow ? 1 : s.v;
-    a.slices = (a.value_width + 127) / 128;
+    const uint32_t width = key(pass) == 512 ? 64 : 128;  // columns of a block
+    a.slices = (a.value_width + width - 1) / width;
+    if (both) a.slices = (a.slices + 1) / 2 * 2;
     a.q_columns = columns_of(a.key_width), a.v_columns = columns_of(a.value_width);
     a.eps = 1e-6f;
     a.state_in = pass == forward_pass || pass == dq_pass ? c0 : dc;
@@ -163,31 +157,18 @@ struct Problem {
     return a;
   }
 
-#define SWEEP_CASE(width, norm_, reverse, dot, kernel)                            \
-  if (key(pass) == width && norm == norm_) {                                      \
-    const Sizes z = sizes_of<SweepShape<width, norm_, reverse, dot>>();           \
-    LAUNCH(kernel, (uint64_t)units * a.slices, 1, z.threads, z.shared, a);        \
-    return;                                                                       \
+#define SWEEP_LAUNCH(C, kernel)                                                       \
+  LAUNCH(kernel, (uint64_t)units * a.slices, 1, C::threads,              \
+         (int)sizeof(SweepShared<C>), a, C::cluster)
+#define SWEEP_CASE(width, norm_, reverse, dot, kernel)                                \
+  if (key(pass) == width && norm == norm_) {                                          \
+    using C = SweepShape<width, norm_, reverse, dot>;                                 \
+    SWEEP_LAUNCH(C, kernel);                                                          \
+    return;                                                                           \
   }
   void sweep(Pass pass, const MlstmSweep& a) const {
-    const Sizes pair = sizes_of<SweepShape<256, false, false, true, 0>>();
-    const uint64_t blocks = 2 * (uint64_t)units * a.slices;
-    if (key(pass) == 512 && pass == dq_pass) {
-      const auto kernel = use_variants ? mlstm_sweep_512_dq_variant : mlstm_sweep_512_dq;
-      LAUNCH(kernel, blocks, 1, pair.threads, pair.shared, a, 2);
-      return;
-    }
-    if (key(pass) == 512 && pass == dk_pass) {
-      const auto kernel = use_variants ? mlstm_sweep_512_dk_variant : mlstm_sweep_512_dk;
-      LAUNCH(kernel, blocks, 1, pair.threads, pair.shared, a, 2);
-      return;
-    }
     const bool norm = pass == forward_pass && s.normalize;
-    if (use_variants && norm && key(pass) == 256) {
-      const Sizes z = sizes_of<SweepShape<256, true, false, false, -1, false>>();
-      LAUNCH(mlstm_sweep_256_norm_variant, (uint64_t)units * a.slices, 1, z.threads, z.shared, a);
-      return;
-    }
+    if (use_variants && sweep_variant(pass, a)) return;
     if (pass == forward_pass) {
       SWEEP_CASE(64, true, false, false, mlstm_sweep_64_norm)
       SWEEP_CASE(64, false, false, false, mlstm_sweep_64_plain)
@@ -203,12 +184,27 @@ struct Problem {
       SWEEP_CASE(128, false, false, true, mlstm_sweep_128_dq)
       SWEEP_CASE(192, false, false, true, mlstm_sweep_192_dq)
       SWEEP_CASE(256, false, false, true, mlstm_sweep_256_dq)
+      SWEEP_CASE(512, false, false, true, mlstm_sweep_512_dq)
     } else {
       SWEEP_CASE(128, false, true, true, mlstm_sweep_128_dk)
       SWEEP_CASE(192, false, true, true, mlstm_sweep_192_dk)
       SWEEP_CASE(256, false, true, true, mlstm_sweep_256_dk)
+      SWEEP_CASE(512, false, true, true, mlstm_sweep_512_dk)
     }
     printf("no sweep of width %d for pass %d\n", key(pass), pass);
+  }
+  // Those of sweep_variants.cuh; false where there is none.
+  bool sweep_variant(Pass pass, const MlstmSweep& a) const {
+    const bool norm = pass == forward_pass && s.normalize;
+#define SWEEP_VARIANT(width, norm_, reverse, dot, which, kernel)                      \
+  if (key(pass) == width && norm == norm_ && pass == which) {                         \
+    using C = SweepShape<width, norm_, reverse, dot, true>;                           \
+    SWEEP_LAUNCH(C, kernel);                                                          \
+    return true;                                                                      \
+  }
+    SWEEP_VARIANTS
+#undef SWEEP_VARIANT
+    return false;
   }
   void sweep(Pass pass) const { sweep(pass, arguments(pass)); }
 

@@ -1,0 +1,197 @@
+// 512 keys. C^T of 64 value columns fills the accumulators of two warpgroups, half of the keys each;
+// neither sees the scores. They leave Q·C over their half in shared memory, f32, in the shadow of
+// the state's update. The third warpgroup makes S, multiplies it with V straight from registers,
+// adds both halves and writes O:
+//
+//   O_i = S_i V + alpha_i (half_0 + half_1)_i       tokens in rows here, not H^T
+//
+// So the recurrence waits for nothing but its tiles and the place of the last halves. Tensor
+// cycles of a block and chunk: S 1,024, C^T Q^T 1,024, S V 128, update 1,024; shared memory
+// 500 KB = 3,900 cycles; L2 82 KB (Q and K come once for the cluster).
+#pragma once
+
+// The halves' columns of V, shuffled by token in eights: no bank is met twice when the state's
+// warps write (8 columns of 4 tokens at once) nor when the others read (4 pairs of 4 tokens).
+static DEVICE uint32_t half_column(uint32_t token, uint32_t column) {
+  return column ^ (((token ^ token >> 2) & 1) | (token & 2)) << 3;
+}
+
+template <class C>
+DEVICE void StateWarps<C>::give_half(int c) {
+  ptx::barrier_wait(Sweep<C>::at(&shared.empty_half[sweep.group]), (c & 1) ^ 1);
+  const uint32_t token = (sweep.lane & 3) * 2, column = sweep.warp * 16 + (sweep.lane >> 2);
+  float(&half)[CHUNK][64] = *(float(*)[CHUNK][64])&shared.halves[sweep.group][0][0];
+#pragma unroll
+  for (int x = 0; x < 4; x++) {
+    const uint32_t i = token + (x & 1);
+    float* const to = &half[i][half_column(i, column + (x & 2) * 4)];
+#pragma unroll
+    for (int n = 0; n < 8; n++) to[n * 8 * 64] = h[n * 4 + x];
+  }
+  sweep.release(&shared.full_half[sweep.group]);
+}
+
+template <class C>
+DEVICE void StateWarps<C>::split_step(int c) {
+  const int v_stage = c % C::v_stages;
+  const uint32_t v = ptx::opaque(Sweep<C>::at(&shared.v[0][v_stage][0][0]));
+  // All of them before the products: ptxas makes products around a wait follow each other.
+  for (int p = 0; p < C::own_parts; p++) sweep.wait_q(c, first_part() + p);
+  sweep.wait_record(c);
+  if (sweep.a.lengths && sweep.valid(c) < CHUNK) {
+    sweep.clear(v, sweep.valid(c));
+    sweep.cleared();
+  }
+  const float* record = sweep.record_of(c);
+  from_state(c, record[Record::gamma]);
+#if GIVE
+  give_half(c);
+#endif
+  uint32_t x[4][4];
+  scaled_values(x, v, record);
+  sweep.release(&shared.empty_v[0][v_stage]);
+  for (int p = 0; p < C::own_parts; p++) sweep.wait_k(c, first_part() + p);
+  ptx::mma_fence();
+  update(x, c);
+#if !GIVE
+  give_half(c);
+#endif
+  ptx::mma_wait<0>();
+#pragma unroll
+  for (int p = 0; p < C::own_parts; p++) sweep.release_k(c, first_part() + p);
+}
+
+template <class C>
+DEVICE void ScoreWarps<C>::round(uint32_t (&fragment)[4][4], const float (&s)[COLUMNS]) {
+#pragma unroll
+  for (int i = 0; i < 16; i++) fragment[i / 4][i % 4] = ptx::pack(s[2 * i], s[2 * i + 1]);
+}
+
+// The gated and rounded S, as the A operand of S V.
+template <class C>
+DEVICE void ScoreWarps<C>::scores(uint32_t (&fragment)[4][4], int c) const {
+  if (sweep.a.lengths && sweep.valid(c) < CHUNK) clear(c);
+  if (sweep.thread == 0) {  // the tile of O may take x: the store before has been read
+    ptx::stores_read();
+    ptx::barrier_arrive(Sweep<C>::at(&shared.empty_x[0]));
+  }
+  float s[COLUMNS];
+  multiply(s, c);
+  sweep.wait_record(c);
+  const float* record = sweep.record_of(c);
+  if (((const int*)record)[Record::plain]) {
+    gate_plain(s, record);
+    round(fragment, s);
+  } else {
+    gate(s, record);
+    round(fragment, s);
+  }
+}
+
+// 32 columns of O from `first`: more would not fit beside S.
+template <class C>
+DEVICE void ScoreWarps<C>::add_values(
+    float (&o)[16], const uint32_t (&fragment)[4][4], int first, int c) const {
+  const uint32_t tile = Sweep<C>::at(&shared.v[0][c % C::v_stages][0][first]);
+  const uint64_t v = ptx::descriptor(tile, 8192);
+  ptx::mma_fence();
+#pragma unroll
+  for (int step = 0; step < 4; step++) {
+    if (step == 0) {
+      ptx::mma32_transposed_b<true>(o, fragment[step], v);
+    } else {
+      ptx::mma32_transposed_b<false>(o, fragment[step], ptx::advance(v, step * 2048));
+    }
+  }
+  ptx::mma_commit();
+  ptx::mma_wait<0>();
+}
+
+template <class C>
+DEVICE void ScoreWarps<C>::add_halves(float (&o)[16], const float (&alpha)[2], int first) const {
+  const uint32_t token = ptx::opaque(row);  // here and below: else the places stay in registers
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float(&from)[CHUNK][64] = *(float(*)[CHUNK][64])&shared.halves[half][0][0];
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        const uint32_t i = token + 8 * e;
+        const float2 x = *(const float2*)&from[i][half_column(i, first + n * 8 + column)];
+        o[n * 4 + 2 * e] += alpha[e] * x.x;
+        o[n * 4 + 2 * e + 1] += alpha[e] * x.y;
+      }
+    }
+  }
+}
+
+// O, rounded, in the place of x; adds x·O, from f32, to `dot`.
+template <class C>
+DEVICE void ScoreWarps<C>::put(const float (&o)[16], float (&dot)[2], int first) const {
+  const uint32_t tile = ptx::opaque(Sweep<C>::at(&shared.o[0][0][0]));
+  const uint32_t lane = ptx::opaque(sweep.lane), i = sweep.warp * 16 + (lane & 15);
+#pragma unroll
+  for (int n = 0; n < 4; n += 2) {
+    const uint32_t j = first / 8 + n + (lane >> 4);
+    const uint32_t place = tile + i * 128 + ((j ^ (i & 7)) << 4);
+    uint32_t x[4], y[4];
+    ptx::load_matrices(x, place);
+#pragma unroll
+    for (int p = 0; p < 4; p++) {
+      const float low = o[n * 4 + 2 * p], high = o[n * 4 + 2 * p + 1];
+      dot[p & 1] += low * ptx::low_half(x[p]) + high * ptx::high_half(x[p]);
+      y[p] = ptx::pack(low, high);
+    }
+    ptx::store_matrices(place, y[0], y[1], y[2], y[3]);
+  }
+}
+
+template <class C>
+DEVICE void ScoreWarps<C>::output(float (&dot)[2], int c) const {
+  ptx::fence_async();
+  ptx::named_barrier(4, 128);
+  const MlstmSweep& a = sweep.a;
+  const SweepPlace w = sweep.where();
+  if (w.column * 64 >= a.value_width) return;
+  if (sweep.thread == 0) {
+    ptx::tensor_store(&a.o, Sweep<C>::at(&shared.o[0]), sweep.box(w, a.v_columns, c, w.column));
+  }
+  float* const to =
+      a.dots + (((size_t)w.column * a.units + w.unit) * a.chunks + sweep.place(c)) * CHUNK;
+#pragma unroll
+  for (int e = 0; e < 2; e++) {
+    dot[e] += __shfl_xor_sync(~0u, dot[e], 1);
+    dot[e] += __shfl_xor_sync(~0u, dot[e], 2);
+    if ((sweep.lane & 3) == 0) to[row + 8 * e] = dot[e];
+  }
+}
+
+template <class C>
+DEVICE void ScoreWarps<C>::split_step(int c) const {
+  uint32_t fragment[4][4];
+  scores(fragment, c);
+  const float* record = sweep.record_of(c);
+  const float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]};
+  float o[16], dot[2] = {0, 0};
+  add_values(o, fragment, 0, c);
+  for (int half = 0; half < 2; half++) {
+    ptx::barrier_wait(Sweep<C>::at(&shared.full_half[half]), c & 1);
+  }
+  ptx::barrier_wait(Sweep<C>::at(&shared.full_x[0]), c & 1);
+  add_halves(o, alpha, 0);
+  put(o, dot, 0);
+  add_values(o, fragment, 32, c);
+  sweep.release(&shared.empty_v[0][c % C::v_stages]);
+  add_halves(o, alpha, 32);
+  for (uint64_t& empty : shared.empty_half) sweep.release(&empty);
+  put(o, dot, 32);
+  output(dot, c);
+}
+
+template <class C>
+DEVICE void Sweep<C>::finish_split() {
+  ScoreWarps<C> warps(*this);
+  for (int c = 0; c < chunks; c++) warps.split_step(c);
+  if (thread == 0) ptx::stores_done();
+}

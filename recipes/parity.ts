@@ -1,0 +1,85 @@
+// The mesh-parity table: every mesh gives the gradients of one process.
+//
+//   bun run parity                                # all 35 meshes, on 8 ranks of this machine
+//   bun run parity meshes=1121,2112 dtype=f32     # some of them
+
+import { z } from "zod";
+import { defineRecipe, runMain } from "../lib/cli/command.ts";
+import { ExitCode, UsageError } from "../lib/cli/exit.ts";
+import { detectEnvironment } from "../lib/launch/environment.ts";
+import { launch } from "../lib/launch/launcher.ts";
+import { join } from "../lib/launch/rendezvous.ts";
+import { precisions } from "../lib/parity/cases.ts";
+import { allMeshes, sizesOf, someMeshes } from "../lib/parity/meshes.ts";
+import { headOf, lineOf } from "../lib/parity/report.ts";
+import { type MeshRow, patience, runSession } from "../lib/parity/session.ts";
+
+const schema = z.strictObject({
+  ranks: z.int().min(1).default(8).describe("processes to start; larger meshes are left out"),
+  meshes: z
+    .string()
+    .default("all")
+    .describe("all, some, or a list: ranks of pp dp fsdp tp as digits, 1121,2112"),
+  dtype: z.enum([...precisions, "both"]).default("both").describe("f64 tells a wrong factor best"),
+  thorough: z.boolean().default(true).describe("every microbatch size and recomputation; or one"),
+  json: z.boolean().default(false).describe("one JSON line per mesh"),
+});
+
+const recipe = defineRecipe({
+  name: "parity",
+  description: "Trains small models on every mesh and compares with one process.",
+  schema,
+  examples: [
+    { command: "bun run parity", what: "the whole table" },
+    { command: "bun run parity meshes=some thorough=false", what: "a third of it, as CI does" },
+  ],
+  async run(settings, { argv }) {
+    const place = detectEnvironment();
+    if (place.world === 1 && settings.ranks > 1) {
+      const command = [process.execPath, import.meta.path, ...argv];
+      return launch({ command, ranks: settings.ranks });
+    }
+    const meshes = chosen(settings.meshes, place.world);
+    const facts = { host: "", pid: process.pid, device: "cpu", version: "", abi: "", recipe: "" };
+    const deadlines = { init: patience };
+    const run = place.world > 1 ? await join(place, { facts, deadlines }) : undefined;
+    const { dtype, thorough: isThorough } = settings;
+    const chosenPrecisions = dtype === "both" ? precisions : [dtype];
+    const isFirst = place.rank === 0;
+    if (isFirst && !settings.json) console.log(headOf());
+    const onRow = (row: MeshRow) => print(row, settings.json);
+    const options = { meshes, precisions: chosenPrecisions, isThorough, onRow };
+    try {
+      const rows = await runSession(run, options);
+      run?.leave();
+      return isFirst ? summary(rows, settings.json) : ExitCode.finished;
+    } catch (error) {
+      await run?.fail(error instanceof Error ? error.message : String(error), true, 1);
+      throw error;
+    }
+  },
+});
+
+export default recipe;
+if (import.meta.main) await runMain(recipe);
+
+/** Meshes of at most `world` ranks. */
+function chosen(list: string, world: number): readonly string[] {
+  const names = list === "all" ? allMeshes : list === "some" ? someMeshes : list.split(",");
+  const fitting = names.filter((name) => sizesOf(name).world <= world);
+  if (fitting.length > 0) return fitting;
+  throw new UsageError(`meshes=${list} has none for ${world} ranks: give more ranks`);
+}
+
+function print(row: MeshRow, json: boolean): void {
+  const colors = Boolean(process.stdout.isTTY) && !process.env["NO_COLOR"];
+  console.log(json ? JSON.stringify(row) : lineOf(row, { colors }));
+}
+
+function summary(rows: readonly MeshRow[], json: boolean): number {
+  const bad = rows.filter(({ misses }) => misses.length > 0);
+  const cases = rows.reduce((sum, row) => sum + row.cases, 0);
+  const passed = rows.length - bad.length;
+  if (!json) console.log(`\n${passed} of ${rows.length} rows ok, ${cases} cases`);
+  return bad.length === 0 ? ExitCode.finished : ExitCode.failed;
+}
