@@ -3,6 +3,7 @@
 //   bun run bench cpu
 //   bun run bench gpu --json > before.jsonl
 //   bun run launch -n 2 bench comm
+//   bun run launch -n 2 bench mesh mesh.fsdp=2
 
 import { readFileSync } from "node:fs";
 import { cpus } from "node:os";
@@ -13,26 +14,42 @@ import { benchOfRanks, launchedRanks } from "../lib/bench/comm_ranks.ts";
 import { cells, products, type Row, trainingSteps } from "../lib/bench/cpu.ts";
 import { clocks, gpuBench, type GpuPart, gpuParts, type PartRow } from "../lib/bench/gpu.ts";
 import { ceilings, findBlas } from "../lib/bench/measure.ts";
+import { meshBench, type MeshBenchRow } from "../lib/bench/mesh.ts";
 import { defineRecipe, runMain } from "../lib/cli/command.ts";
 import { ExitCode, ExitError, UsageError } from "../lib/cli/exit.ts";
+import { mesh as joinMesh } from "../lib/mesh/mesh.ts";
 import { NativeError } from "../lib/native/errors.ts";
 import { blasPaths } from "../lib/native/library.ts";
+import { preset } from "../lib/nn/presets.ts";
 import { useDevice } from "../lib/tensor/index.ts";
+import { meshSchema, sizesOf } from "../lib/train/mesh_settings.ts";
 
 const cpuParts = ["gemm", "cells", "train"] as const;
 type CpuPart = (typeof cpuParts)[number];
 const partNames = [...new Set([...cpuParts, ...gpuParts, ...commParts])];
-const parts = { cpu: cpuParts, gpu: gpuParts, comm: commParts } as const;
+const parts = { cpu: cpuParts, gpu: gpuParts, comm: commParts, mesh: [] } as const;
+const count = z.int().min(1);
+
+/** Settings of `bench mesh`. */
+const meshFields = {
+  model: z.string().default("mLSTMv1_1.3B").describe("mesh: a preset"),
+  mesh: meshSchema.describe("mesh: ranks per axis"),
+  rows: count.default(8).describe("mesh: rows of a microbatch"),
+  length: count.default(2048).describe("mesh: tokens of a row"),
+  microbatches: count.default(1).describe("mesh: microbatches of a step on each rank"),
+  steps: count.default(10).describe("mesh: steps that are timed"),
+};
 
 const recipe = defineRecipe({
   name: "bench",
   description: "Benchmarks as parts of the ceilings measured in the same run.",
   schema: z.strictObject({
     what: z
-      .enum(["cpu", "gpu", "comm"])
+      .enum(["cpu", "gpu", "comm", "mesh"])
       .default("cpu")
       .describe(
-        "cpu: products, cells, training; gpu: also operations, decoding; comm: launched ranks",
+        "cpu: products, cells, training; gpu: also operations, decoding; " +
+          "of launched ranks, comm: collectives; mesh: a training step",
       ),
     only: z
       .enum(["all", ...partNames])
@@ -41,8 +58,9 @@ const recipe = defineRecipe({
     blas: z.string().optional().describe("CBLAS library to compare with; default: the first found"),
     json: z.boolean().default(false).describe("JSON lines"),
     quick: z.boolean().default(false).describe("smallest sizes: shows that it runs"),
-    device: z.enum(["auto", "cpu", "cuda"]).default("auto").describe("comm: where the ranks are"),
-    most: z.int().min(1).optional().describe("comm: largest tensor in MiB; GPUs 1024, CPU 64"),
+    device: z.enum(["auto", "cpu", "cuda"]).default("auto").describe("where ranks are"),
+    most: count.optional().describe("comm: largest tensor in MiB; GPUs 1024, CPU 64"),
+    ...meshFields,
   }),
   positionals: ["what"],
   examples: [
@@ -50,13 +68,14 @@ const recipe = defineRecipe({
     { command: "bun run bench gpu only=cells --json", what: "the recurrent cells on the GPU" },
     { command: "bun run launch -n 2 bench comm", what: "collectives between two ranks" },
   ],
-  run({ what, only, blas, json, quick, device, most }) {
+  run({ what, only, blas, json, quick, device, most, ...step }) {
     const known: readonly string[] = parts[what];
     if (only !== "all" && !known.includes(only)) {
       throw new UsageError(`only=${only} is no part of ${what}: there are ${known.join(", ")}`);
     }
     if (what === "cpu") return onCpu(only as CpuPart | "all", blas, json, quick);
     if (blas) throw new UsageError("blas=… is for `bench cpu`");
+    if (what === "mesh") return onMesh(step, device, json);
     if (what === "comm") return onRanks(only as CommPart | "all", json, quick, device, most);
     return onGpu(only as GpuPart | "all", json, quick);
   },
@@ -112,6 +131,31 @@ async function onRanks(
   const header = (facts: Facts) => printHeader(json, facts);
   const failures = await benchOfRanks({ only, quick, device, most, header, row });
   return failures > 0 ? 1 : 0;
+}
+
+type MeshFields = z.output<z.ZodObject<typeof meshFields>>;
+
+/** The same step on the mesh and on every rank alone. */
+async function onMesh(
+  { model, mesh: settings, ...step }: MeshFields,
+  device: "auto" | "cpu" | "cuda",
+  json: boolean,
+): Promise<void> {
+  const mesh = await joinMesh(sizesOf(settings), { device, order: settings.order });
+  await mesh.run(() => {
+    const config = preset(model);
+    const isFirst = mesh.rank === 0;
+    if (isFirst) printHeader(json, { device: mesh.device, ranks: mesh.world.size });
+    for (const row of meshBench(mesh, { config, mesh: settings, ...step })) {
+      if (isFirst) console.log(json ? JSON.stringify(row) : meshLine(row));
+    }
+  });
+}
+
+function meshLine({ name, milliseconds, tokensPerSecond, peakBytes }: MeshBenchRow): string {
+  const rate = `${Math.round(tokensPerSecond)} tokens/s`;
+  const peak = `peak ${(peakBytes / 1e9).toFixed(1)} GB a rank`;
+  return `${name.padEnd(34)} ${milliseconds.toFixed(2).padStart(9)} ms  ${rate}  ${peak}`;
 }
 
 /** A machine without a usable GPU is the user's to solve: one line, no stack. */

@@ -9,6 +9,7 @@ import { z } from "zod";
 import { defineRecipe, runMain } from "../lib/cli/command.ts";
 import { UsageError } from "../lib/cli/exit.ts";
 import { suggestion } from "../lib/config/suggest.ts";
+import { dryRun } from "../lib/launch/dry_run.ts";
 import { detectEnvironment } from "../lib/launch/environment.ts";
 import { launch, type LaunchOptions } from "../lib/launch/launcher.ts";
 import { networkNames } from "../lib/launch/network.ts";
@@ -37,6 +38,7 @@ const schema = z.strictObject({
   logs: word.optional().describe("folder that gets the output of every rank"),
   network: z.enum(networkNames).optional().describe("published variables for a kind of network"),
   grace: z.number().min(0).default(4).describe("seconds from the first failure to the end of all"),
+  dryRun: z.boolean().default(false).describe("print what the ranks would do; start none"),
   batch: z.boolean().default(false).describe("print a Slurm batch file and start nothing"),
   slurm: z
     .strictObject({
@@ -66,6 +68,10 @@ const definition = defineRecipe({
       command: "bun run launch -n 4 --all-output train mesh.dp=2 mesh.tp=2",
       what: "four, all shown",
     },
+    {
+      command: "bun run launch -n 8 nodes=512 --dry-run train mesh.fsdp=8",
+      what: "what 4096 ranks would do",
+    },
     { command: "bun run launch -n 8 nodes=2 --batch train", what: "a batch file for Slurm" },
   ],
   async run(settings) {
@@ -75,6 +81,7 @@ const definition = defineRecipe({
       return 0;
     }
     const command = [process.execPath, "--preload", signals, file, ...settings.arguments];
+    if (settings.dryRun) return dryRun(command, planned(settings));
     return launch({ ...optionsOf(settings), command });
   },
 });
@@ -113,6 +120,12 @@ function optionsOf(settings: Settings): Omit<LaunchOptions, "command"> {
   console.error(`launch: ${place}: ranks ${first} to ${first + ranks - 1}`);
   const derived = outside.master && showAddress(outside.master);
   return { ...shared, nodes: outside.world, node: outside.rank, master: master ?? derived };
+}
+
+/** Ranks of a dry run. Recipes of one's own read `plannedWorld` (lib/launch/dry_run.ts). */
+function planned({ recipe: name, ranks, nodes = 1 }: Settings): number {
+  if (name === "train" || name.endsWith(".ts")) return ranks * nodes;
+  throw new UsageError(`--dry-run: ${name} has no plan to show; expected train`);
 }
 
 function recipeFile(name: string): string {

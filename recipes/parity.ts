@@ -6,11 +6,13 @@
 import { z } from "zod";
 import { defineRecipe, runMain } from "../lib/cli/command.ts";
 import { ExitCode, UsageError } from "../lib/cli/exit.ts";
-import { detectEnvironment } from "../lib/launch/environment.ts";
+import { detectEnvironment, gpuOrdinal } from "../lib/launch/environment.ts";
 import { launch } from "../lib/launch/launcher.ts";
 import { join } from "../lib/launch/rendezvous.ts";
-import { precisions } from "../lib/parity/cases.ts";
+import { type Precision, precisions } from "../lib/parity/cases.ts";
 import { allMeshes, sizesOf, someMeshes } from "../lib/parity/meshes.ts";
+import { configure } from "../lib/native/library.ts";
+import { type Device, useDevice } from "../lib/tensor/index.ts";
 import { headOf, lineOf } from "../lib/parity/report.ts";
 import { type MeshRow, patience, runSession } from "../lib/parity/session.ts";
 
@@ -21,6 +23,7 @@ const schema = z.strictObject({
     .default("all")
     .describe("all, some, or a list: ranks of pp dp fsdp tp as digits, 1121,2112"),
   dtype: z.enum([...precisions, "both"]).default("both").describe("f64 tells a wrong factor best"),
+  device: z.enum(["cpu", "cuda"]).default("cpu").describe("cuda: a GPU per rank, f32 alone"),
   thorough: z.boolean().default(true).describe("every microbatch size and recomputation; or one"),
   json: z.boolean().default(false).describe("one JSON line per mesh"),
 });
@@ -40,15 +43,18 @@ const recipe = defineRecipe({
       return launch({ command, ranks: settings.ranks });
     }
     const meshes = chosen(settings.meshes, place.world);
-    const facts = { host: "", pid: process.pid, device: "cpu", version: "", abi: "", recipe: "" };
+    const { device } = settings;
+    if (device === "cuda") configure({ gpu: gpuOrdinal(place.localRank, process.env) });
+    useDevice(device);
+    const facts = { host: "", pid: process.pid, device, version: "", abi: "", recipe: "" };
     const deadlines = { init: patience };
     const run = place.world > 1 ? await join(place, { facts, deadlines }) : undefined;
     const { dtype, thorough: isThorough } = settings;
-    const chosenPrecisions = dtype === "both" ? precisions : [dtype];
+    const chosenPrecisions = precisionsOf(dtype, device);
     const isFirst = place.rank === 0;
     if (isFirst && !settings.json) console.log(headOf());
     const onRow = (row: MeshRow) => print(row, settings.json);
-    const options = { meshes, precisions: chosenPrecisions, isThorough, onRow };
+    const options = { device, meshes, precisions: chosenPrecisions, isThorough, onRow };
     try {
       const rows = await runSession(run, options);
       run?.leave();
@@ -62,6 +68,12 @@ const recipe = defineRecipe({
 
 export default recipe;
 if (import.meta.main) await runMain(recipe);
+
+function precisionsOf(dtype: Precision | "both", device: Device): readonly Precision[] {
+  if (device === "cpu") return dtype === "both" ? precisions : [dtype];
+  if (dtype === "f64") throw new UsageError("dtype=f64: GPUs compute in f32; leave dtype out");
+  return ["f32"];
+}
 
 /** Meshes of at most `world` ranks. */
 function chosen(list: string, world: number): readonly string[] {

@@ -1,7 +1,8 @@
 // What a training step will do on a mesh: where parameters lie, bytes of a rank, what is sent.
 //
 //   bun run plan mLSTMv1_7B ranks=256 mesh.dp=32 mesh.fsdp=8 batch=512
-//   bun run plan mLSTMv1_7B ranks=4096 mesh.pp=4 mesh.fsdp=8 mesh.tp=8 mesh.dp=-1 batch=1024 microbatches=8
+//   bun run plan mLSTMv1_7B ranks=4096 mesh.pp=4 mesh.fsdp=8 mesh.tp=8 mesh.dp=-1 batch=1024 \
+//     microbatches=8
 
 import { z } from "zod";
 import { defineRecipe, runMain } from "../lib/cli/command.ts";
@@ -26,7 +27,10 @@ const recipe = defineRecipe({
       .strictObject({ pp: size, dp: size.default(-1), fsdp: size, cp: size, tp: size })
       .prefault({})
       .describe("ranks per axis; -1: what the others leave"),
-    order: z.array(z.enum(axes)).default([...axes]).describe("axes, outermost first"),
+    order: z
+      .array(z.enum(axes))
+      .default([...axes])
+      .describe("axes, outermost first"),
     batch: count.default(512).describe("rows of a step on all ranks"),
     length: count.default(8192).describe("tokens of a row"),
     microbatches: count.default(1).describe("microbatches of a step on each rank"),
@@ -34,7 +38,11 @@ const recipe = defineRecipe({
     recompute: z.enum(recomputePolicies).default("none").describe("activations made again"),
     residual: z.enum(residualModes).default("sequence").describe("residual stream over tp"),
     reshard: z.boolean().default(true).describe("free gathered weights after the forward pass"),
-    minSize: z.int().min(0).default(2 ** 18).describe("fsdp leaves smaller parameters whole"),
+    minSize: z
+      .int()
+      .min(0)
+      .default(2 ** 18)
+      .describe("fsdp leaves smaller parameters whole"),
     gather: dtype.default("bf16").describe("dtype in which fsdp gathers weights"),
     scatter: dtype.default("f32").describe("dtype in which fsdp sums gradients"),
     device: z.enum(["cpu", "cuda"]).default("cuda").describe("what the ranks will compute on"),

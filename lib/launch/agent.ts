@@ -57,12 +57,15 @@ declare const self: Worker & { close(): void };
 
 let agent: Agent | undefined;
 
-self.addEventListener("message", ({ data }: MessageEvent<ToAgent>) => {
-  if (data.kind === "start") {
-    agent = new Agent(data.options, new SharedState(data.memory));
-    void agent.join();
-  } else void agent?.take(data);
-});
+// A listener on the main thread would keep a process alive that only reads this file.
+if (!Bun.isMainThread) {
+  self.addEventListener("message", ({ data }: MessageEvent<ToAgent>) => {
+    if (data.kind === "start") {
+      agent = new Agent(data.options, new SharedState(data.memory));
+      void agent.join();
+    } else void agent?.take(data);
+  });
+}
 
 class Agent {
   readonly #options: AgentOptions;

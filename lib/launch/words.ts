@@ -11,7 +11,7 @@ export interface LaunchWords {
 }
 
 /** Flags without a value, as citty reads them: in lower case, without dashes. */
-const switches = new Set(["alloutput", "batch", "printconfig", "help", "h"]);
+const switches = new Set(["alloutput", "batch", "dryrun", "printconfig", "help", "h"]);
 const ranksFlags = new Set(["-n", "--nproc", "--ranks"]);
 
 /** Splits at the recipe's name: the first word that is neither a setting nor the value of one. */

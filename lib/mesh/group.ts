@@ -2,8 +2,9 @@
 // gradients (redistribute.ts does); results are new tensors on the device of x.
 //
 // All ranks of a group call the same methods in the same order, with equal shapes, dtypes and
-// sites. `site` names the tensor in errors and in the flight record; a rank that calls something
-// else is an error on every rank that names both calls.
+// sites, and a rank that is in several groups orders their calls as its peers do. `site` names the
+// tensor in errors and in the flight record; a rank that calls something else is an error on every
+// rank that names both calls.
 //
 // A group on the CPU (shared memory) has done its work when a method returns. A group on GPUs
 // (NCCL) works on a stream of its own; results are in order for all later work of the device.
@@ -253,7 +254,10 @@ export class Group implements Disposable {
     if (!this.#alone()) check(native().xl_comm_set_limit(this.#native(), seconds), "setDeadline");
   }
 
-  /** Gives the group up: whoever waits in it, here or on another rank, fails with the reason. */
+  /**
+   * Gives the group up: whoever waits in it fails with the reason. On the CPU on every rank at
+   * once; on GPUs here, and on the others when they notice: tell them through the launch.
+   */
   abort(reason: string): void {
     if (this.#alone()) return;
     check(native().xl_comm_abort(this.#native(), this.#site(reason)), "abort");

@@ -18,11 +18,12 @@ export function giveList(numbers: readonly number[], operation: string): void {
 export function takeList(status: number, operation: string): number[] {
   check(status, operation);
   const page = scratch().numbers;
-  const list = new Array<number>(page[0]!);
-  for (let first = 0; first < list.length; first += page.length) {
-    check(native().xl_mesh_read(first), operation);
-    const end = Math.min(list.length, first + page.length);
-    for (let i = first; i < end; i++) list[i] = page[i - first]!;
+  const length = page[0]!;
+  const list: number[] = [];
+  while (list.length < length) {
+    check(native().xl_mesh_read(list.length), operation);
+    const rest = Math.min(page.length, length - list.length);
+    for (let i = 0; i < rest; i++) list.push(page[i]!);
   }
   return list;
 }

@@ -1,9 +1,9 @@
-// Where the local part of a parameter lies in the global tensor (mesh.md §8): tensor parallelism cuts
-// one dim, segment by segment where a matrix is several that were put together.
+// Where the local part of a parameter lies in the global tensor (mesh.md §8): tensor parallelism
+// cuts one dim, segment by segment where a matrix is several that were put together.
 
-import { check, native } from "../native/library.ts";
+import { native } from "../native/library.ts";
 import { int32 } from "../tensor/tensor.ts";
-import { giveList, takeList, takeRows } from "./lists.ts";
+import { giveList, takeRows } from "./lists.ts";
 
 export interface Split {
   readonly dim: number;
@@ -23,8 +23,9 @@ export interface Placement {
 }
 
 /**
- * Part `part` of `parts` of a tensor of `shape`; all of it without a split. A length that `parts` does
- * not divide is cut into parts of ceil(length / parts), the last of which are shorter or empty.
+ * Part `part` of `parts` of a tensor of `shape`; all of it without a split. A length that `parts`
+ * does not divide is cut into parts of ceil(length / parts), the last of which are shorter or
+ * empty.
  */
 export function place(
   shape: readonly number[],

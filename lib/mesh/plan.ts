@@ -1,6 +1,6 @@
-// What a training step will do on a mesh, without ranks, data or weights (mesh.md §3, §4.3, §20, §23.1):
-// where every parameter lies, the bytes of a rank by cause, everything that is sent, and whether the
-// operations of all ranks come to an end.
+// What a training step will do on a mesh, without ranks, data or weights (mesh.md §3, §4.3, §20,
+// §23.1): where every parameter lies, the bytes of a rank by cause, everything that is sent, and
+// whether the operations of all ranks come to an end.
 //
 //   const plan = planStep(model, new Topology({ dp: 32, fsdp: 8 }, { world: 256 }), step);
 //   console.log(renderPlan(plan));
@@ -53,7 +53,9 @@ export const callKinds = [
 export interface PlannedParameter {
   readonly name: string;
   readonly shape: readonly number[];
-  /** Dim that tp splits; "R" and "I": whole, and the ranks do different work with it, or the same. */
+  /**
+   * Dim that tp splits; "R" and "I": whole, and the ranks do different work with it, or the same.
+   */
   readonly tp: number | "R" | "I";
   /** Whether fsdp cuts it, as a part of a flat vector. */
   readonly isCut: boolean;
@@ -96,9 +98,9 @@ export interface StepPlan {
 }
 
 /**
- * Plans a step. A ConfigError lists everything that keeps the model off the mesh; a NativeError names
- * an operation that is not legal where it stands, a gradient that would stay a partial sum, or ranks
- * that would wait for each other.
+ * Plans a step. A ConfigError lists everything that keeps the model off the mesh; a NativeError
+ * names an operation that is not legal where it stands, a gradient that would stay a partial sum,
+ * or ranks that would wait for each other.
  */
 export function planStep(model: PlannedModel, topology: Topology, step: PlannedStep): StepPlan {
   const share = topology.size("dp") * topology.size("fsdp") * step.microbatches;
@@ -184,14 +186,28 @@ function stagesOf(model: PlannedModel, step: PlannedStep, rows: Rows): PlannedSt
 }
 
 function parameterOf(model: PlannedModel, row: readonly number[]): PlannedParameter {
-  const [, number, state, vector, elements, owned] = row as [number, number, number, number, number, number];
+  const [, number, state, vector, elements, owned] = row as [
+    number,
+    number,
+    number,
+    number,
+    number,
+    number,
+  ];
   const { name, shape } = model.parameters[number]!;
   const tp = state >= 0 ? state : state === -1 ? "R" : "I";
   return { name, shape, tp, isCut: vector >= 0, elements, owned };
 }
 
 function callsOf(row: readonly number[]): PlannedCalls {
-  const [, cause, kind, bits, calls, wireBytes] = row as [number, number, number, number, number, number];
+  const [, cause, kind, bits, calls, wireBytes] = row as [
+    number,
+    number,
+    number,
+    number,
+    number,
+    number,
+  ];
   const over = axes.filter((_, i) => (bits >> i) & 1);
   return { cause: callCauses[cause]!, kind: callKinds[kind]!, over, calls, wireBytes };
 }

@@ -1,5 +1,5 @@
-// What native code is told of a model and a step that are to be planned: a list of numbers and a list
-// of names, in the order in which native/src/ops/mesh_plan.zig reads them.
+// What native code is told of a model and a step that are to be planned: a list of numbers and a
+// list of names, in the order in which native/src/ops/mesh_plan.zig reads them.
 
 import { check, native, scratch } from "../native/library.ts";
 import { DTypeCode } from "../native/symbols.ts";
@@ -66,10 +66,15 @@ export function givePlan(model: PlannedModel, step: PlannedStep, rows: number): 
   const blocks = kinds.map((kind) => blockKinds.indexOf(kind));
   giveList(
     [
-      ...[step.batch, model.mlstmHeads, model.slstmHeads, model.blockSize],
+      step.batch,
+      model.mlstmHeads,
+      model.slstmHeads,
+      model.blockSize,
       ...settingsOf(model, step, rows),
-      ...[blocks.length, ...blocks],
-      ...[step.stages.length, ...step.stages],
+      blocks.length,
+      ...blocks,
+      step.stages.length,
+      ...step.stages,
       parameters.length,
       ...parameters.flatMap(({ name, shape }) => {
         const { split } = tensorParallelSplit(name, shape, model, step.residual);
@@ -84,7 +89,11 @@ export function givePlan(model: PlannedModel, step: PlannedStep, rows: number): 
 function settingsOf(model: PlannedModel, step: PlannedStep, rows: number): number[] {
   const dtypes = [step.activation, step.parameter, step.head, step.gather, step.scatter];
   return [
-    ...[rows, step.length, step.microbatches, model.embeddingDim, model.vocabSize],
+    rows,
+    step.length,
+    step.microbatches,
+    model.embeddingDim,
+    model.vocabSize,
     ...dtypes.map((dtype) => DTypeCode[dtype]),
     Number(step.reshardAfterForward),
     step.minSize,
@@ -112,7 +121,7 @@ function giveNames(names: readonly string[]): void {
 export function takeText(status: number, operation: string): string {
   check(status, operation);
   const bytes = new Uint8Array(scratch().numbers[0]!);
-  for (let first = 0; first < bytes.length; ) {
+  for (let first = 0; first < bytes.length;) {
     check(native().xl_plan_read_text(first), operation);
     const length = scratch().numbers[0]!;
     bytes.set(scratch().text.subarray(0, length), first);

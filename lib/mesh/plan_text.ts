@@ -31,14 +31,15 @@ function headline({ model, topology, step, rows, stages }: StepPlan): string {
   const seen = new Map(stages.flatMap((s) => s.parameters.map((p) => [p.name, sizeOf(p.shape)])));
   const count = [...seen.values()].reduce((sum, size) => sum + size, 0);
   const { batch, length, microbatches, recompute, residual } = step;
+  const passes = `${counted(microbatches, "microbatch", "es")} of ${counted(rows, "row", "s")}`;
   const tp = topology.size("tp") > 1 ? `, residual stream ${residual}` : "";
   const split = stages.map(({ from, to }) => to - from);
   return [
     `${model.name}, ${grouped(count)} parameters, on ${topology.world} ranks: ${mesh}`,
-    `a step: ${batch} rows of ${length} tokens, ${microbatches} microbatches of ${rows} rows each`,
+    `a step: ${batch} rows of ${length} tokens; on each rank ${passes}`,
     `activations ${step.activation}, weights ${step.parameter}, recompute ${recompute}${tp}`,
     ...(stages.length > 1 ? [`blocks per stage: ${split.join(" ")}`] : []),
-    "all ranks come to the end of the step, and every gradient is complete",
+    "checked: all ranks come to the end of the step, and every gradient is complete",
   ].join("\n");
 }
 
@@ -46,11 +47,13 @@ function section(title: string, rows: readonly (readonly string[])[]): string {
   return `${title}\n${table(rows)}`;
 }
 
-/** Left-aligned first column, right-aligned others from column `texts` on. */
+/** Columns of numbers are aligned right. */
 function table(rows: readonly (readonly string[])[]): string {
   const [head] = rows;
   const widths = head!.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)));
-  const isNumber = head!.map((_, i) => rows.slice(1).every((row) => /^[\d ,.–-]*\w?B?$/.test(row[i]!)));
+  const isNumber = head!.map((_, i) =>
+    rows.slice(1).every((row) => /^\d[\d .]*\w*$/.test(row[i]!)),
+  );
   const line = (row: readonly string[]) =>
     row.map((cell, i) => (isNumber[i] ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!)));
   return rows.map((row) => `  ${line(row).join("  ").trimEnd()}`).join("\n");
@@ -150,7 +153,9 @@ function callTable({ stages }: StepPlan): string[][] {
     `${calls.reduce((sum, one) => sum + one.calls, 0)}`,
     size(calls.reduce((sum, one) => sum + one.wireBytes, 0)),
   ];
-  const heads = shown.flatMap(({ name }) => (stages.length > 1 ? [name, "sent"] : ["calls", "sent"]));
+  const heads = shown.flatMap(({ name }) =>
+    stages.length > 1 ? [name, "sent"] : ["calls", "sent"],
+  );
   if (order.length === 0) return [["one rank sends nothing"]];
   return [
     ["cause", "call", "group", ...heads],
@@ -162,6 +167,11 @@ function callTable({ stages }: StepPlan): string[][] {
     ]),
     ["total", "", "", ...shown.flatMap(({ stage }) => total(stage))],
   ];
+}
+
+/** `1 row`, `2 rows`. */
+function counted(count: number, noun: string, plural: string): string {
+  return `${count} ${noun}${count === 1 ? "" : plural}`;
 }
 
 function sizeOf(shape: readonly number[]): number {
@@ -182,5 +192,6 @@ function size(bytes: number): string {
     value /= 1000;
     unit++;
   }
-  return `${unit === 0 ? value : value < 99.95 ? value.toFixed(1) : value.toFixed(0)} ${units[unit]}`;
+  const digits = unit === 0 || value >= 99.95 ? 0 : 1;
+  return `${value.toFixed(digits)} ${units[unit]}`;
 }

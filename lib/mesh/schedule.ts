@@ -12,8 +12,8 @@ export interface PipelineOp {
 }
 
 /**
- * The op list of `stage`. Backwards visit the microbatches in order. With `chunks` above 1 the order
- * is the interleaved one, which needs microbatches that `stages` divides.
+ * The op list of `stage`. Backwards visit the microbatches in order. With `chunks` above 1 the
+ * order is the interleaved one, which needs microbatches that `stages` divides.
  */
 export function schedule(
   stages: number,

@@ -83,7 +83,9 @@ export class Topology {
 function withoutPlace(order: readonly Axis[], sizes: readonly number[]): Axis[] {
   const unknown = order.filter((axis) => !axes.includes(axis));
   if (unknown.length > 0) {
-    throw new RangeError(`mesh: the order names ${unknown.join(", ")}; axes are ${axes.join(", ")}`);
+    throw new RangeError(
+      `mesh: the order names ${unknown.join(", ")}; axes are ${axes.join(", ")}`,
+    );
   }
   const missing = axes.filter((axis) => !order.includes(axis));
   const used = missing.filter((axis) => sizes[axes.indexOf(axis)] !== 1);

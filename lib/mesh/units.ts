@@ -6,9 +6,9 @@ import { int32 } from "../tensor/tensor.ts";
 import { giveList, takeList } from "./lists.ts";
 
 /**
- * Each parameter starts at a multiple of 4096 elements, and the total is a multiple of 4096 times the
- * number of shards: blocks of the norm's sum never lie on two ranks. Rank k owns elements
- * [k * chunk, (k + 1) * chunk).
+ * Each parameter starts at a multiple of 4096 elements, and the total is a multiple of 4096 times
+ * the number of shards: blocks of the norm's sum never lie on two ranks. Rank k owns elements [k *
+ * chunk, (k + 1) * chunk).
  */
 export interface FlatUnit {
   /** Elements of one rank. */
@@ -27,7 +27,9 @@ export function flatUnit(sizes: readonly number[], shards: number): FlatUnit {
   return { chunk: chunk!, total: total!, starts };
 }
 
-/** Elements [from, to) of parameter `index` (of `size`) that rank `part` owns; from = to for none. */
+/**
+ * Elements [from, to) of parameter `index` (of `size`) that rank `part` owns; from = to for none.
+ */
 export function ownedRange(
   unit: FlatUnit,
   index: number,

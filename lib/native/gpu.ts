@@ -70,9 +70,16 @@ export function hasGpu(): boolean {
     openGpu();
     return true;
   } catch (error) {
-    if (existsSync("/dev/nvidia0")) process.emitWarning(`the GPU is not used: ${error}`);
+    if (existsSync("/dev/nvidia0")) warnOnce(`the GPU is not used: ${error}`);
     return false;
   }
+}
+
+const warned = new Set<string>();
+
+function warnOnce(text: string): void {
+  if (!warned.has(text)) process.emitWarning(text);
+  warned.add(text);
 }
 
 /** Facts and memory of the GPU; opens it. */

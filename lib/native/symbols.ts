@@ -699,7 +699,7 @@ export const symbols = {
     args: ["i32", "i32"],
     returns: "i32",
   },
-  /** xl_mesh_read(first) Numbers of the last call's list, from a place on. */
+  /** xl_mesh_read(first) Numbers of the last call's list from a place on. */
   xl_mesh_read: {
     args: ["i32"],
     returns: "i32",

@@ -2,6 +2,7 @@
 
 import type { BlockKind } from "./config.ts";
 import type { XLSTM } from "./model.ts";
+import { countParameters } from "./parameters.ts";
 
 /** The tree of a model's blocks with parameter counts. */
 export function describe(model: XLSTM): string {
@@ -14,8 +15,10 @@ export function describe(model: XLSTM): string {
     groups.set(key, group);
   }
   const { name, embeddingDim, numBlocks, vocabSize } = model.config;
+  const total = countParameters(model.config);
+  const here = model.size === total ? "" : ` (${model.size.toLocaleString("en")} on this rank)`;
   const lines = [
-    `XLSTM ${name ?? ""} ${model.size.toLocaleString("en")} parameters, ${model.dtype}: ` +
+    `XLSTM ${name ?? ""} ${total.toLocaleString("en")} parameters${here}, ${model.dtype}: ` +
       `${numBlocks} blocks, width ${embeddingDim}, vocabulary ${vocabSize}`,
   ];
   for (const [key, { count, shapes }] of groups) {

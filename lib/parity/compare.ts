@@ -1,6 +1,7 @@
 // A run on a mesh against the same run on one process. Without tp every bit must be the same: the
 // order of all sums is. With tp products are cut differently, and only rounding may differ.
 
+import type { Device } from "../tensor/index.ts";
 import { relativeError } from "../verify/report.ts";
 import type { Case, Outcome } from "./run.ts";
 
@@ -23,15 +24,30 @@ export interface Comparison {
  * whose gradient nearly cancels are relative to a part of the norm of all gradients.
  */
 const bars = { f64: { bar: 1e-12, part: 0 }, f32: { bar: 2e-6, part: 1e-3 } };
+/** Products of GPUs add in an order of their own for every shape. */
+const gpuBars: Bars = { bar: 1e-5, part: 1e-3 };
 
-/** Compares everything a run gives; `isExact` asks for equal bits. */
+export interface Bars {
+  /** Largest relative error. */
+  readonly bar: number;
+  /** Errors are at least relative to this part of the norm of all gradients. */
+  readonly part: number;
+}
+
+/** Equal bits. */
+export const exact: Bars = { bar: 0, part: 0 };
+
+/** What rounding may make of a case. */
+export function barsOf({ dtype }: Pick<Case, "dtype">, device: Device): Bars {
+  return device === "cuda" ? gpuBars : bars[dtype];
+}
+
+/** Compares everything a run gives. */
 export function compare(
   got: Outcome,
   want: Outcome,
-  { dtype }: Pick<Case, "dtype">,
-  isExact: boolean,
+  { bar, part }: Bars,
 ): Comparison {
-  const { bar, part } = isExact ? { bar: 0, part: 0 } : bars[dtype];
   const floor = part * Math.hypot(...[...want.gradients.values()].map(norm));
   const misses: Miss[] = [];
   const check = (what: string, error: number) => {

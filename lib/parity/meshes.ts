@@ -4,6 +4,7 @@ import type { Rendezvous } from "../launch/rendezvous.ts";
 import { type Group, connectGroups } from "../mesh/group.ts";
 import { Mesh } from "../mesh/mesh.ts";
 import { type Axis, type MeshSizes, Topology } from "../mesh/topology.ts";
+import type { Device } from "../tensor/index.ts";
 
 /** Ranks along pp, dp, fsdp, tp: one digit each. */
 const digits: readonly Axis[] = ["pp", "dp", "fsdp", "tp"];
@@ -52,10 +53,14 @@ export class SubMesh implements Disposable {
    * Every rank of the run calls this; undefined on those that the mesh has no place for. Without a
    * run, a mesh of one rank.
    */
-  static async of(run: Rendezvous | undefined, name: string): Promise<SubMesh | undefined> {
+  static async of(
+    run: Rendezvous | undefined,
+    name: string,
+    device: Device,
+  ): Promise<SubMesh | undefined> {
     const { world, ...sizes } = sizesOf(name);
     if (!run || world === 1) {
-      return (run?.rank ?? 0) === 0 ? new SubMesh(name, single(name, world), []) : undefined;
+      return (run?.rank ?? 0) === 0 ? new SubMesh(name, single(name, world, device), []) : undefined;
     }
     if (run.rank >= world) return undefined;
     const topology = new Topology(sizes, { world });
@@ -65,9 +70,9 @@ export class SubMesh implements Disposable {
       const key = used.join("+");
       if (key === "" || groups.has(key)) continue;
       const ranks = topology.group(run.rank, used);
-      groups.set(key, await connectGroups(run, `${name} ${key}`, ranks, "cpu"));
+      groups.set(key, await connectGroups(run, `${name} ${key}`, ranks, device));
     }
-    const mesh = new Mesh(topology, run.rank, "cpu", { run, groups, options: {} });
+    const mesh = new Mesh(topology, run.rank, device, { run, groups, options: {} });
     return new SubMesh(name, mesh, [...groups.values()]);
   }
 
@@ -76,7 +81,7 @@ export class SubMesh implements Disposable {
   }
 }
 
-function single(name: string, world: number): Mesh {
-  if (world === 1) return Mesh.single("cpu");
+function single(name: string, world: number, device: Device): Mesh {
+  if (world === 1) return Mesh.single(device);
   throw new RangeError(`mesh ${name} needs ${world} ranks, and there is one`);
 }

@@ -4,14 +4,17 @@
 import type { Rendezvous } from "../launch/rendezvous.ts";
 import { connectGroups, Group } from "../mesh/group.ts";
 import { Mesh } from "../mesh/mesh.ts";
+import type { Device } from "../tensor/index.ts";
 import { type Kind, kinds, type Precision } from "./cases.ts";
-import { compare, type Miss } from "./compare.ts";
+import { barsOf, compare, exact, type Miss } from "./compare.ts";
 import { sizesOf, SubMesh } from "./meshes.ts";
 import { type Case, hashOf, type Outcome, runCase } from "./run.ts";
 
 export interface SessionOptions {
   readonly meshes: readonly string[];
   readonly precisions: readonly Precision[];
+  /** Where all ranks compute. On GPUs nothing is asked to have the same bits. */
+  readonly device: Device;
   /** Every combination of microbatch rows, recomputation and residual mode; or only one of each. */
   readonly isThorough: boolean;
   /** Told each row when it is there; on rank 0. */
@@ -48,14 +51,15 @@ export const patience = 7200;
 /** Every rank of a run calls this; rank 0 gets the rows, the others an empty list. */
 export async function runSession(run: Run, options: SessionOptions): Promise<MeshRow[]> {
   const ranks = Array.from({ length: run?.size ?? 1 }, (_, rank) => rank);
+  const { device } = options;
   const waits = { deadline: patience, callDeadline: patience };
-  using world = run ? await connectGroups(run, "world", ranks, "cpu", waits) : Group.local("world");
-  const references = new References();
+  using world = run ? await connectGroups(run, "world", ranks, device, waits) : Group.local("world");
+  const references = new References(device);
   const rows: MeshRow[] = [];
   for (const precision of options.precisions) {
     for (const name of options.meshes) {
       world.barrier("before the next mesh");
-      using member = await SubMesh.of(run, name);
+      using member = await SubMesh.of(run, name, device);
       if (!member) continue;
       const row = runMesh(member, casesOf(name, precision, options), references);
       if (world.rank > 0) continue;
@@ -77,8 +81,8 @@ function runMesh({ name, mesh }: SubMesh, cases: readonly Case[], references: Re
     first ??= outcome;
     // Only rank 0 compares; the others have the same numbers.
     if (mesh.rank > 0) continue;
-    const isExact = mesh.size("tp") === 1;
-    const result = compare(outcome, references.of(one), one, isExact);
+    const isExact = mesh.size("tp") === 1 && mesh.device === "cpu";
+    const result = compare(outcome, references.of(one), isExact ? exact : barsOf(one, mesh.device));
     gradientError = Math.max(gradientError, result.gradientError);
     misses.push(...result.misses.map((miss) => ({ ...miss, case: labelOf(one) })));
   }
@@ -115,7 +119,11 @@ export function casesOf(
 /** Runs on one process, each made once. */
 class References {
   readonly #made = new Map<string, Outcome>();
-  readonly #mesh = Mesh.single("cpu");
+  readonly #mesh: Mesh;
+
+  constructor(device: Device) {
+    this.#mesh = Mesh.single(device);
+  }
 
   of(one: Case): Outcome {
     const plain: Case = { ...one, recompute: "none", residual: "sequence" };

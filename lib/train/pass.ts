@@ -12,6 +12,7 @@ import type { ForwardOptions } from "../nn/model.ts";
 import {
   full,
   Gradients,
+  type LossOptions,
   type LossSum,
   onDevice,
   requireGrad,
@@ -128,7 +129,9 @@ class Pass implements PipelineWork {
   /** The loss on the last stage, otherwise what goes to the next one. */
   #run(microbatch: Microbatch, x: Tensor | undefined): Tensor {
     const dropout = { ...this.#key, sample: microbatch.row };
-    const made = runStage(this.#parallel, microbatch, x, { train: true, dropout });
+    const expectedGradient = this.#scale;
+    const options = { train: true, dropout, expectedGradient };
+    const made = runStage(this.#parallel, microbatch, x, options);
     return made instanceof Tensor ? made : made.loss;
   }
 
@@ -159,7 +162,7 @@ function runStage(
   { model }: Parallel,
   { tokens, targets, ...given }: Microbatch,
   x: Tensor | undefined,
-  options: ForwardOptions,
+  options: ForwardOptions & LossOptions,
 ): LossSum | Tensor {
   return onDevice(model.device, () => {
     const [mask, borders] = [bytesOf(given.mask), bytesOf(given.borders)];

@@ -1,8 +1,11 @@
-// Plans of training steps: a model's configuration on a mesh, before anything runs (lib/mesh/plan.ts).
+// Plans of training steps: a model's configuration on a mesh, before anything runs
+// (lib/mesh/plan.ts).
 //
-//   const plan = planTraining(preset("mLSTMv1_7B"), { world: 256, mesh: { dp: 32, fsdp: 8 }, batch: 512 });
+//   const mesh = { dp: 32, fsdp: 8 };
+//   const plan = planTraining(preset("mLSTMv1_7B"), { world: 256, mesh, batch: 512 });
 //   console.log(renderPlan(plan));
 
+import { ConfigError } from "../config/errors.ts";
 import type { PlannedResidual } from "../mesh/layout.ts";
 import { type PlannedModel, planStep, type StepPlan } from "../mesh/plan.ts";
 import type { ShardOptions } from "../mesh/shards.ts";
@@ -11,6 +14,7 @@ import { blockKinds, type ModelConfig, mlstmWidths } from "../nn/config.ts";
 import { parameterSpecs } from "../nn/parameters.ts";
 import type { Recompute } from "../nn/stack.ts";
 import { stageOf } from "../nn/stages.ts";
+import { NativeError } from "../native/errors.ts";
 import type { Device } from "../tensor/index.ts";
 
 export interface TrainingToPlan extends ShardOptions {
@@ -35,10 +39,12 @@ export interface TrainingToPlan extends ShardOptions {
   readonly stages?: readonly number[] | undefined;
 }
 
-/** Plans a step of a model; throws as `planStep` does, and for meshes that do not fit the world. */
+/**
+ * Plans a step of a model; throws as `planStep` does, and a ConfigError for sizes that do not fit.
+ */
 export function planTraining(config: ModelConfig, training: TrainingToPlan): StepPlan {
   const { world, mesh, axes, batch, microbatches = 1, device = "cuda" } = training;
-  const topology = new Topology(mesh, axes ? { world, order: axes } : { world });
+  const topology = fitted(mesh, world, axes);
   const automatic = device === "cuda" ? "bf16" : "f32";
   const activation = config.dtype === "auto" ? automatic : config.dtype;
   const parameter = activation === "f64" ? "f64" : "f32";
@@ -59,6 +65,17 @@ export function planTraining(config: ModelConfig, training: TrainingToPlan): Ste
     device,
     order: training.order ?? (device === "cuda" ? "running" : "tree"),
   });
+}
+
+function fitted(sizes: MeshSizes, world: number, order: readonly Axis[] | undefined): Topology {
+  try {
+    return new Topology(sizes, order ? { world, order } : { world });
+  } catch (error) {
+    const isGiven = error instanceof RangeError || error instanceof NativeError;
+    if (!isGiven) throw error;
+    const message = error.message.replace(/^mesh: /, "");
+    throw new ConfigError("the mesh does not fit the ranks", [{ path: "mesh", message }]);
+  }
 }
 
 /** What a plan needs of a configuration. */

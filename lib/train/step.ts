@@ -59,12 +59,15 @@ function step(
   key: StepKey,
   watch: Watch | undefined,
 ): StepFacts {
+  const { mesh } = parallel;
+  mesh.heartbeat(key.step + 1, "forward");
   const { loss, tokens, gradients } = differentiate(parallel, microbatches, key);
   if (!gradients) {
     const { lr } = optimizer;
     optimizer.skip();
     return { loss, norm: 0, lr, tokens };
   }
+  mesh.heartbeat(key.step + 1, "optimizer");
   watch?.(gradients);
   if (!Number.isFinite(loss)) throw new SpoiledStep(whatIsBad(parallel, gradients), loss);
   try {

@@ -185,6 +185,7 @@ export class Trainer {
   async #validate(): Promise<void> {
     const { validation, checkpoints } = this.#options;
     this.#progress?.pause();
+    this.#parallel.mesh.heartbeat(this.#step, "eval");
     const loss = await validation!.evaluate();
     this.#metrics?.log("validation", this.#step, { loss, bits: loss / Math.LN2 });
     const bits = `${(loss / Math.LN2).toFixed(3)} bits/${this.#areBytes ? "byte" : "token"}`;

@@ -1,5 +1,5 @@
-// Plans say what ranks call: the calls of a training step on every kind of mesh, one by one, against
-// the op list of its plan (mesh.md C6).
+// Plans say what ranks call: the calls of a training step on every kind of mesh, one by one,
+// against the op list of its plan (mesh.md C6).
 
 import { expect, test } from "bun:test";
 import { type MeshSizes, Topology } from "../../lib/mesh/topology.ts";
@@ -45,7 +45,10 @@ function expectPlanned(input: ModelConfigInput, sizes: MeshSizes, options: Optio
     const share = { rank: parallel.dataRank, ranks: dataRanks, pieces: microbatches };
     const given = { tokens: rows, targets: rows, size: batch, length, row: 0 };
     takeStep(parallel, optimizer, microbatchesOf(given as never, share), { seed: 1, step: 0 });
-    const planned = plan.operations(rank).flatMap(asCalls).filter((line) => line !== "");
+    const planned = plan
+      .operations(rank)
+      .flatMap(asCalls)
+      .filter((line) => line !== "");
     expect(fake.calls()).toEqual(planned);
     parallel.dispose();
   }

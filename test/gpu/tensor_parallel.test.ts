@@ -10,7 +10,7 @@ import { expectParity } from "../helpers/parallel_parity.ts";
 const hasTwo = existsSync("/dev/nvidia1") && !process.env["XL_CUDA_DRIVER"];
 const env: Record<string, string> = hasTwo
   ? {}
-  : { XL_CUDA_DRIVER: process.env["XL_CUDA_DRIVER"] ?? emulator };
+  : { XL_CUDA_DRIVER: process.env["XL_CUDA_DRIVER"] ?? emulator, XL_NCCL: "" };
 const names: ParallelName[] = ["v1", "paper", "mixed", "tied embeddings", "dropout"];
 
 test.each([

@@ -1,5 +1,5 @@
-// One rank of a mesh whose other ranks do not exist: its calls are recorded, and get what equal ranks
-// would give.
+// One rank of a mesh whose other ranks do not exist: its calls are recorded, and get what equal
+// ranks would give.
 
 import { flightRecord } from "../../lib/mesh/comm_record.ts";
 import { Group } from "../../lib/mesh/group.ts";
@@ -63,7 +63,10 @@ export class FakeMesh implements Disposable {
   /** What was called since this mesh was made, as plans print it; messages one by one. */
   calls(): string[] {
     return flightRecord(this.#first).map((line) => {
-      const { op, group, reduction, dtype, count, site } = JSON.parse(line) as Record<string, string>;
+      const { op, group, reduction, dtype, count, site } = JSON.parse(line) as Record<
+        string,
+        string
+      >;
       const of = reduction === undefined || reduction === "sum" ? "" : `${reduction} of `;
       return `${op}[${group}] (${site}, ${of}${count} ${dtype})`;
     });

@@ -11,7 +11,7 @@ pub const table = .{
         &.{ "first", "length" },
         "Numbers from floats at a place of the list of the next call; the list ends there.",
     ),
-    row("xl_mesh_read", mesh.read, &.{"first"}, "Numbers of the last call's list, from a place on."),
+    row("xl_mesh_read", mesh.read, &.{"first"}, "Numbers of the last call's list from a place on."),
     row(
         "xl_mesh_sizes",
         mesh.sizes,

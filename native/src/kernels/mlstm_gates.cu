@@ -66,8 +66,7 @@ struct Vectors {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int t = g.token(e);
-      const double reached = g.sees_state(t) ? greater(before, g.highest[e]) : g.highest[e];
-      of_token[e] = sigmoid ? 0 : g.b[e] + reached;
+      of_token[e] = sigmoid ? 0 : g.b[e] + g.reached(e, before);
       m[t] = t < g.valid ? (float)(of_token[e] * ln_2) : 0.f;
     }
     if (g.valid > 0) fill(g, of_token, sigma, before, after);
@@ -76,39 +75,51 @@ struct Vectors {
   DEVICE void fill(const ChunkGates& g, const double (&m)[2], const float* sigma, double before,
                    double after) const {
     const float scale = (float)a.scale, log_scale = log2f(scale);
-    float u[2], w[2], low[2], alpha[2], beta[2], edge[2], floor[2];
+    const double middle = g.total / 2;  // the powers of u and w lie around 1
+    double us[2], ws[2];
+    float alpha[2], beta[2], edge[2], floor[2];
     bool small = true;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int t = g.token(e);
       const bool exists = t < g.valid;
       floor[e] = exists && !a.sizes.sigmoid ? expf(fminf(-(float)(m[e] * ln_2), 80.f)) : 1.f;
-      double exponent = g.b[e] - m[e] + log_scale;
+      us[e] = g.b[e] - m[e] + log_scale;
+      ws[e] = g.w[e];
       alpha[e] = exists && g.sees_state(t) ? scale * exp2_of(g.b[e] + before - m[e]) : 0.f;
       beta[e] = exists && g.reaches_end(t) ? exp2_of(g.total + g.w[e] - after) : 0.f;
       if (exists && a.sigma) {
         const float denominator = fmaxf(fabsf(sigma[t]), floor[e]) + (float)a.eps;
-        exponent -= log2f(denominator);
+        us[e] -= log2f(denominator);
         alpha[e] /= denominator;
       }
-      const Split us(exists ? exponent : lowest), ws(g.w[e]);
-      u[e] = us.high;
-      w[e] = ws.high;
-      low[e] = __uint_as_float(us.low << 16 | ws.low);
-      small = small && (!exists || (fabsf(us.high) <= 2048 && fabsf(ws.high) <= 2048));
+      if (!exists) us[e] = lowest;
+      small = small && (!exists || (fabs(us[e] - middle) <= 120 && fabs(ws[e] + middle) <= 120));
       edge[e] = __int_as_float(exists ? g.first[e] + CHUNK * g.last_visible(t) : t * (CHUNK + 1));
     }
-    pair(Record::u, u);
-    pair(Record::w, w);
-    pair(Record::low, low);
+    const bool plain = __ballot_sync(full_mask, small) == full_mask && !g.borders;
+    weights(us, ws, middle, plain);
     pair(Record::alpha, alpha);
     pair(Record::beta, beta);
     pair(Record::edge, edge);
     if (a.sizes.normalize && !a.sigma) pair(Record::floor, floor);
-    const bool plain = __ballot_sync(full_mask, small) == full_mask && !g.borders;
     const float gamma = g.borders ? 0.f : exp2_of(g.total + before - after);
     const float rest[2] = {g.lane() == 0 ? gamma : 0.f, __int_as_float(g.lane() == 0 && plain)};
     if (g.lane() < 2) pair(Record::gamma, rest);
+  }
+  DEVICE void weights(const double (&us)[2], const double (&ws)[2], double middle,
+                      bool plain) const {
+    float u[2], w[2], low[2];
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const Split x(us[e]), y(ws[e]);
+      u[e] = plain ? exp2_of(us[e] - middle) : x.high;
+      w[e] = plain ? exp2_of(ws[e] + middle) : y.high;
+      low[e] = __uint_as_float(x.low << 16 | y.low);
+    }
+    pair(Record::u, u);
+    pair(Record::w, w);
+    pair(Record::low, low);
   }
   DEVICE void pair(int at, const float (&x)[2]) const {
     store_pack(record + at + 2 * place.lane(), x);
@@ -184,6 +195,7 @@ struct TokenTerms {
     add(column, a.columns + at, a.column_parts, units * padded);
   }
   DEVICE void add(double (&sum)[2], const float* parts, uint32_t count, uint64_t part) const {
+#pragma unroll 4
     for (uint32_t p = 0; p < count; p++) {
       float x[2];
       load_pack(parts + p * part, x);
@@ -221,6 +233,7 @@ DEVICE double later_chunks(const MlstmGateGradient& a, uint64_t unit, uint32_t c
   const uint32_t lane = threadIdx.x % warp_size, left = a.sizes.chunks - chunk - 1;
   const uint32_t share = (left + warp_size - 1) / warp_size;
   Tail tail{0, 0};
+#pragma unroll 4
   for (uint32_t k = lane * share; k < (lane + 1) * share && k < left; k++)
     tail.append(all[2 * k], all[2 * k + 1] != 0);
   warp_tails(tail);

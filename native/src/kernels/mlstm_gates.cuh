@@ -149,6 +149,10 @@ struct ChunkGates {
     if (lane() >= 1 && token(0) - 1 >= first[0]) highest[0] = greater(highest[0], before);
   }
 
+  // Of the exponents that a token sees, without the decay up to it, the highest.
+  DEVICE double reached(int e, double before) const {
+    return sees_state(token(e)) ? greater(before, highest[e]) : highest[e];
+  }
   // What the chunk does to the state's m: max(decay + m, floor).
   DEVICE double decay() const { return borders ? -INFINITY : total; }
   DEVICE double floor() const {
@@ -161,6 +165,7 @@ DEVICE double m_before(const MlstmGates& a, uint64_t unit, uint32_t chunk) {
   const double* summaries = a.summaries + unit * a.sizes.chunks * 2;
   const uint32_t lane = threadIdx.x % warp_size, share = (chunk + warp_size - 1) / warp_size;
   double decay = 0, floor = -INFINITY;
+#pragma unroll 4
   for (uint32_t c = lane * share; c < (lane + 1) * share && c < chunk; c++) {
     floor = greater(floor + summaries[2 * c], summaries[2 * c + 1]);
     decay += summaries[2 * c];

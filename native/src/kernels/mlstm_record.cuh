@@ -12,7 +12,8 @@ struct Record {
   static constexpr int beta = 4 * CHUNK;
   static constexpr int edge = 5 * CHUNK;   // i32: first token it sees + 64 · last that sees it
   static constexpr int gamma = 6 * CHUNK;
-  // i32: without borders, and u and w so small that their sum in f32 is good enough for bf16.
+  // i32: without borders, and u and w so small that f32 holds their powers: 2^u and 2^w stand in
+  // their places, with a factor moved between them.
   static constexpr int plain = gamma + 1;  // and 2 more to keep 16-byte alignment
   static constexpr int floor = 6 * CHUNK + 4;  // e^-m, only with the normaliser
   static constexpr int size = floor, size_norm = floor + CHUNK;

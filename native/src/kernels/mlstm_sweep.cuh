@@ -142,8 +142,7 @@ struct Sweep {
       ring(shared.full_s, shared.empty_s, C::s_stages, 4, 8);
       ring(shared.full_x, shared.empty_x, 2, 1, 1);
       ring(shared.full_half, shared.empty_half, 2, 4, 4);
-      for (uint64_t& s : shared.scored) ptx::barrier_init(at(&s), 4);
-      for (uint64_t& s : shared.turn) ptx::barrier_init(at(&s), 4);
+      ptx::barrier_init(at(&shared.full_o), 4);
       ptx::barrier_init_fence();
     }
     if constexpr (C::norm) {
@@ -219,6 +218,7 @@ struct Sweep {
   }
   // x lands where O will be written: every warp reads the elements that it replaces.
   DEVICE void load_x(const SweepPlace& w, int c, int half) const {
+    if (c >= chunks) return;
     const uint32_t barrier = at(&shared.full_x[half]);
     ptx::barrier_expect(barrier, C::value_bytes);
     ptx::tensor_load(at(&shared.o[half]), &a.x, barrier,
@@ -230,16 +230,19 @@ struct Sweep {
     if (warp == 0 && lane == 0) {
       if constexpr (C::split) {
         feed_parts(w);
-      } else if constexpr (C::paced) {
-        follow_scores(w);
-      } else {
+      } else if constexpr (C::feeds_values) {
         feed(w);
+      } else {
+        feed_keys(w);
       }
     }
     if constexpr (C::n_apart) {
       if (warp > 0) keep_n();
     }
-    if (C::dot && warp == 1 && lane == 0) {
+    if constexpr (C::split) {
+      if (warp == 1) move_outputs();
+    }
+    if (C::dot && !C::split && warp == 1 && lane == 0) {
       for (int c = 0; c < chunks; c++) {
 #pragma unroll
         for (int tile = 0; tile < C::value_tiles; tile++) {
@@ -278,23 +281,22 @@ struct Sweep {
       for (int p = spare; p < C::parts; p++) load_k(w, c, p);
     }
   }
-  // No further ahead than the scores' warpgroup would be if it did this itself.
-  DEVICE void load_ahead(const SweepPlace& w, int c) const {
-    load_q(w, c + C::q_stages - 1);
-    load_k(w, c + C::k_stages - 1);
+  DEVICE void feed_keys(const SweepPlace& w) const {
+    for (int c = 0; c < chunks; c++) {
+      load_q(w, c);
+      load_k(w, c);
+    }
   }
+  // By the scores' warpgroup, where there is no producer.
   DEVICE void load_first(const SweepPlace& w) const {
 #pragma unroll
     for (int c = 0; c < C::q_stages - 1; c++) load_q(w, c);
 #pragma unroll
     for (int c = 0; c < C::k_stages - 1; c++) load_k(w, c);
   }
-  DEVICE void follow_scores(const SweepPlace& w) const {
-    load_first(w);
-    for (int c = 0; c < chunks; c++) {
-      if (!C::variant) ptx::barrier_wait(at(&shared.scored[c & 1]), parity(c, 2));
-      load_ahead(w, c);
-    }
+  DEVICE void load_ahead(const SweepPlace& w, int c) const {
+    load_q(w, c + C::q_stages - 1);
+    load_k(w, c + C::k_stages - 1);
   }
 
   // ---- Rows behind the end of a batch row hold anything, NaN too: they become zeros. (Behind
@@ -314,6 +316,7 @@ struct Sweep {
 
   DEVICE void score();
   DEVICE void finish_split();
+  DEVICE void move_outputs();
   DEVICE void keep_n();
   DEVICE void consume();
 };

@@ -16,18 +16,22 @@ struct ScoreWarps {
     column = (s.lane & 3) * 2;
   }
 
-  // Of step c. Parts come one after the other; Q's are free as soon as they are multiplied.
-  DEVICE void multiply(float (&s)[COLUMNS], int c) const {
-    constexpr int steps = C::part_blocks * 4;
-#pragma unroll
-    for (int p = 0; p < C::parts; p++) {
+  DEVICE void wait_parts(int c, int from, int to) const {
+    for (int p = from; p < to; p++) {
       sweep.wait_q(c, p);
       sweep.wait_k(c, p);
+    }
+  }
+  // S = Q Kᵀ over parts FROM..TO of the keys.
+  template <int FROM, int TO>
+  DEVICE void multiply(float (&s)[COLUMNS], int c) const {
+    ptx::mma_fence();
+#pragma unroll
+    for (int p = FROM; p < TO; p++) {
       const uint64_t q = ptx::descriptor(ptx::opaque(sweep.tile_q(c, p)), 16);
       const uint64_t k = ptx::descriptor(ptx::opaque(sweep.tile_k(c, p)), 16);
-      ptx::mma_fence();
 #pragma unroll
-      for (int step = 0; step < steps; step++) {
+      for (int step = 0; step < C::part_blocks * 4; step++) {
         const uint32_t inside = (step & 3) * 32;
         const uint64_t rows = ptx::advance(q, (step >> 2) * C::q_pitch + inside);
         const uint64_t columns = ptx::advance(k, (step >> 2) * C::k_pitch + inside);
@@ -37,14 +41,8 @@ struct ScoreWarps {
           add<false>(s, rows, columns);
         }
       }
-      ptx::mma_commit();
-      if (p > 0) {
-        ptx::mma_wait<1>();
-        multiplied(c, p - 1);
-      }
     }
-    ptx::mma_wait<0>();
-    multiplied(c, C::parts - 1);
+    ptx::mma_commit();
   }
   template <bool FIRST>
   static DEVICE void add(float (&s)[COLUMNS], uint64_t rows, uint64_t columns) {
@@ -53,10 +51,6 @@ struct ScoreWarps {
     } else {
       ptx::mma64<FIRST>(s, rows, columns);
     }
-  }
-  DEVICE void multiplied(int c, int p) const {
-    sweep.release_q(c, p);
-    if constexpr (C::split) sweep.release_k(c, p);
   }
 
   // Selected, never multiplied by 0: what is not visible may overflow.
@@ -90,7 +84,7 @@ struct ScoreWarps {
   static DEVICE float half(uint32_t x) {
     return HIGH ? ptx::high_half(x) : ptx::low_half(x);
   }
-  // All that is causal is visible, and the exponents need no second word.
+  // All that is causal is visible, and the record holds powers: Record::plain.
   DEVICE void gate_plain(float (&s)[COLUMNS], const float* record) const {
     const float u[2] = {record[C::u + row], record[C::u + row + 8]};
     const uint32_t ahead = CHUNK + row - column;
@@ -102,9 +96,9 @@ struct ScoreWarps {
         const int e = x / 2, f = x % 2;
         // Of the column, on the scale where that of token `row` is `ahead`.
         const uint32_t at = CHUNK + 8 * n + f - 8 * e;
-        const float sum = u[e] + (f ? w.y : w.x);
-        s[n * 4 + x] *= ptx::power2(C::reverse ? ptx::select_at_most(ahead, at, sum, -1e30f)
-                                               : ptx::select_at_most(at, ahead, sum, -1e30f));
+        const float weight = u[e] * (f ? w.y : w.x);
+        s[n * 4 + x] *= C::reverse ? ptx::select_at_most(ahead, at, weight)
+                                   : ptx::select_at_most(at, ahead, weight);
       }
     }
   }
@@ -235,13 +229,15 @@ struct ScoreWarps {
     }
     if (sweep.a.lengths && sweep.valid(c) < CHUNK) clear(c);
     float s[COLUMNS];
-    multiply(s, c);
+    wait_parts(c, 0, C::parts);
+    multiply<0, C::parts>(s, c);
+    ptx::mma_wait<0>();
+    sweep.release_q(c, 0);
     const float* record = sweep.record_of(c);
     finish(s, record, c);
     if constexpr (own_n) add_keys(sweep.tile_k(c, 0), record);
     sweep.release_k(c, 0);
     if constexpr (own_n) append((c + 1) % C::k_stages);
-    if constexpr (C::paced) sweep.release(&shared.scored[c & 1]);
   }
   DEVICE void clear(int c) const {
 #pragma unroll 1
@@ -288,13 +284,14 @@ struct ScoreWarps {
   // ---- Split keys, where this warpgroup finishes O too: mlstm_sweep_split.cuh.
 
   static DEVICE void round(uint32_t (&fragment)[4][4], const float (&s)[COLUMNS]);
-  DEVICE void scores(uint32_t (&fragment)[4][4], int c) const;
+  DEVICE void begin(float (&s)[COLUMNS], int c) const;
+  DEVICE void complete(float (&s)[COLUMNS], int c) const;
   DEVICE void add_values(
       float (&o)[16], const uint32_t (&fragment)[4][4], int first, int c) const;
   DEVICE void add_halves(float (&o)[16], const float (&alpha)[2], int first) const;
   DEVICE void put(const float (&o)[16], float (&dot)[2], int first) const;
-  DEVICE void output(float (&dot)[2], int c) const;
-  DEVICE void split_step(int c) const;
+  DEVICE void put_dot(float (&dot)[2]) const;
+  DEVICE void split_step(float (&s)[COLUMNS], int c) const;
 };
 
 template <class C>

@@ -41,10 +41,7 @@ static_assert(sizeof(MlstmSweep) == 768, "MlstmSweep");
 #define MULTICAST 512
 #endif
 #ifndef GIVE
-#define GIVE 0
-#endif
-#ifndef STAGGER
-#define STAGGER 0
+#define GIVE 1
 #endif
 #ifndef EXPERIMENT
 #define EXPERIMENT 0
@@ -53,11 +50,13 @@ template <int KEY, bool NORM, bool REVERSE, bool DOT, bool VARIANT = false>
 struct SweepShape {
   static constexpr int key = KEY;
   static constexpr bool norm = NORM, reverse = REVERSE, dot = DOT, variant = VARIANT;
-  static constexpr bool split = KEY == 512, paced = KEY == 128 && NORM;
-  static constexpr bool producer = KEY >= 192 || paced;
-  static constexpr bool feeds_values = producer && !paced;  // else each warpgroup loads its own
+  static constexpr bool split = KEY == 512;
+#ifndef PROD
+#define PROD 1
+#endif
+  static constexpr bool producer = KEY >= 192 || KEY == 128 && (NORM || PROD);
+  static constexpr bool feeds_values = KEY >= 192;  // else each warpgroup loads its own
   static constexpr bool multicast = split || KEY >= MULTICAST && !DOT;
-  static constexpr bool stagger = STAGGER && KEY >= STAGGER && !split;
   static constexpr int cluster = multicast ? 2 : 1;
   static constexpr int threads = producer ? 512 : 384;
   static constexpr int blocks = KEY / 64;
@@ -65,12 +64,9 @@ struct SweepShape {
   // Of one warpgroup of the state: keys, and parts of a chunk's keys.
   static constexpr int own_keys = split ? KEY / 2 : KEY, own_parts = split ? 2 : 1;
   // Rings: of Q and K in parts, of V in tiles of 64 columns, `value_tiles` for a chunk.
-#ifndef STAGES
-#define STAGES 3
-#endif
-  static constexpr int near = KEY == 128 ? STAGES : 3;
+  static constexpr int near = producer ? 2 : 3;
   static constexpr int q_stages = split ? 4 : feeds_values ? 2 : near;
-  static constexpr int k_stages = split ? 6 : near;
+  static constexpr int k_stages = split ? 6 : feeds_values ? 3 : near;
   static constexpr int value_tiles = split ? 1 : 2;
   static constexpr int v_stages = split ? 2 : !feeds_values ? near : NORM ? 1 : 2;
   static constexpr int s_stages = feeds_values ? 1 : 2;
@@ -95,15 +91,16 @@ struct SweepShape {
   static constexpr int score_columns = NORM ? 36 : 32;  // accumulators of S
   // Σ over warps of these is what the launch gives: 4·128 or 3·168 per four warps.
 #ifndef SPLITC
-#define SPLITC 208
+#define SPLITC 200
 #endif
 #ifndef STEPS
-#define STEPS 2
+#define STEPS 1
 #endif
   static constexpr int steps_in_flight = split ? STEPS : 2;
-  static constexpr int consumer_registers = paced ? 168 : split ? SPLITC : producer ? 208 : 200;
+  static constexpr int consumer_registers =
+      split ? SPLITC : !producer ? 200 : KEY == 128 ? 168 : 208;
   static constexpr int score_registers = KEY < 192 ? 104 : n_apart ? 64 : split ? 488 - 2 * SPLITC : 72;
-  static constexpr int producer_registers = paced ? 72 : n_apart ? 32 : 24;
+  static constexpr int producer_registers = KEY == 128 ? 72 : n_apart ? 32 : 24;
 };
 
 struct SweepPlace {
@@ -131,8 +128,7 @@ struct alignas(1024) SweepShared {
   uint64_t full_k[C::k_stages], empty_k[C::k_stages], full_n[C::k_stages];
   uint64_t full_v[C::value_tiles][C::v_stages], empty_v[C::value_tiles][C::v_stages];
   uint64_t full_s[C::s_stages], empty_s[C::s_stages];
-  uint64_t full_x[2], empty_x[2], full_half[2], empty_half[2];
-  uint64_t scored[2], turn[4];
+  uint64_t full_x[2], empty_x[2], full_half[2], empty_half[2], full_o;
   SweepPlaces where;
 };
 

@@ -67,24 +67,30 @@ DEVICE void ScoreWarps<C>::round(uint32_t (&fragment)[4][4], const float (&s)[CO
   for (int i = 0; i < 16; i++) fragment[i / 4][i % 4] = ptx::pack(s[2 * i], s[2 * i + 1]);
 }
 
-// The gated and rounded S, as the A operand of S V.
+// The first half of S(c)'s keys: asynchronous, while O of the step before is finished. Behind the
+// last step of what happens to lie there: products in a branch would follow each other.
 template <class C>
-DEVICE void ScoreWarps<C>::scores(uint32_t (&fragment)[4][4], int c) const {
-  if (sweep.a.lengths && sweep.valid(c) < CHUNK) clear(c);
-  if (sweep.thread == 0) {  // the tile of O may take x: the store before has been read
-    ptx::stores_read();
-    ptx::barrier_arrive(Sweep<C>::at(&shared.empty_x[0]));
+DEVICE void ScoreWarps<C>::begin(float (&s)[COLUMNS], int c) const {
+  if (c < sweep.chunks) {
+    if (sweep.a.lengths && sweep.valid(c) < CHUNK) clear(c);
+    wait_parts(c, 0, C::parts / 2);
   }
-  float s[COLUMNS];
-  multiply(s, c);
-  sweep.wait_record(c);
-  const float* record = sweep.record_of(c);
-  if (((const int*)record)[Record::plain]) {
-    gate_plain(s, record);
-    round(fragment, s);
-  } else {
-    gate(s, record);
-    round(fragment, s);
+  multiply<0, C::parts / 2>(s, c);
+}
+template <class C>
+DEVICE void ScoreWarps<C>::complete(float (&s)[COLUMNS], int c) const {
+  constexpr int half = C::parts / 2;
+  ptx::mma_wait<0>();
+  for (int p = 0; p < half; p++) {
+    sweep.release_q(c, p);
+    sweep.release_k(c, p);
+  }
+  wait_parts(c, half, C::parts);
+  multiply<half, C::parts>(s, c);
+  ptx::mma_wait<0>();
+  for (int p = half; p < C::parts; p++) {
+    sweep.release_q(c, p);
+    sweep.release_k(c, p);
   }
 }
 
@@ -148,33 +154,31 @@ DEVICE void ScoreWarps<C>::put(const float (&o)[16], float (&dot)[2], int first)
 }
 
 template <class C>
-DEVICE void ScoreWarps<C>::output(float (&dot)[2], int c) const {
-  ptx::fence_async();
-  ptx::named_barrier(4, 128);
-  const MlstmSweep& a = sweep.a;
-  const SweepPlace w = sweep.where();
-  if (w.column * 64 >= a.value_width) return;
-  if (sweep.thread == 0) {
-    ptx::tensor_store(&a.o, Sweep<C>::at(&shared.o[0]), sweep.box(w, a.v_columns, c, w.column));
-  }
-  float* const to =
-      a.dots + (((size_t)w.column * a.units + w.unit) * a.chunks + sweep.place(c)) * CHUNK;
+DEVICE void ScoreWarps<C>::put_dot(float (&dot)[2]) const {
 #pragma unroll
   for (int e = 0; e < 2; e++) {
     dot[e] += __shfl_xor_sync(~0u, dot[e], 1);
     dot[e] += __shfl_xor_sync(~0u, dot[e], 2);
-    if ((sweep.lane & 3) == 0) to[row + 8 * e] = dot[e];
+    if ((sweep.lane & 3) == 0) shared.dots[0][0][row + 8 * e] = dot[e];
   }
 }
 
 template <class C>
-DEVICE void ScoreWarps<C>::split_step(int c) const {
-  uint32_t fragment[4][4];
-  scores(fragment, c);
+DEVICE void ScoreWarps<C>::split_step(float (&s)[COLUMNS], int c) const {
+  complete(s, c);
+  sweep.wait_record(c);
   const float* record = sweep.record_of(c);
-  const float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]};
+  uint32_t fragment[4][4];
+  if (((const int*)record)[Record::plain]) {
+    gate_plain(s, record);
+    round(fragment, s);
+  } else {
+    gate(s, record);
+    round(fragment, s);
+  }
   float o[16], dot[2] = {0, 0};
   add_values(o, fragment, 0, c);
+  const float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]};
   for (int half = 0; half < 2; half++) {
     ptx::barrier_wait(Sweep<C>::at(&shared.full_half[half]), c & 1);
   }
@@ -183,15 +187,42 @@ DEVICE void ScoreWarps<C>::split_step(int c) const {
   put(o, dot, 0);
   add_values(o, fragment, 32, c);
   sweep.release(&shared.empty_v[0][c % C::v_stages]);
+  begin(s, c + 1);
   add_halves(o, alpha, 32);
   for (uint64_t& empty : shared.empty_half) sweep.release(&empty);
   put(o, dot, 32);
-  output(dot, c);
+  put_dot(dot);
+  ptx::fence_async();
+  sweep.release(&shared.full_o);
 }
 
 template <class C>
 DEVICE void Sweep<C>::finish_split() {
   ScoreWarps<C> warps(*this);
-  for (int c = 0; c < chunks; c++) warps.split_step(c);
-  if (thread == 0) ptx::stores_done();
+  float s[ScoreWarps<C>::COLUMNS];
+  warps.begin(s, 0);
+  for (int c = 0; c < chunks; c++) warps.split_step(s, c);
+  ptx::mma_wait<0>();
+}
+
+// A warp beside the producer: O and x·O to memory, then the next x into the tile.
+template <class C>
+DEVICE void Sweep<C>::move_outputs() {
+  const SweepPlace w = where();
+  if (lane == 0) load_x(w, 0, 0);
+  for (int c = 0; c < chunks; c++) {
+    ptx::barrier_wait(at(&shared.full_o), c & 1);
+    if (w.column * 64 < a.value_width) {
+      float* const to =
+          a.dots + (((size_t)w.column * a.units + w.unit) * a.chunks + place(c)) * CHUNK;
+      ((float2*)to)[lane] = ((const float2*)shared.dots[0][0])[lane];
+      if (lane == 0) {
+        ptx::tensor_store(&a.o, at(&shared.o[0]), box(w, a.v_columns, c, w.column));
+        ptx::stores_read();
+      }
+    }
+    __syncwarp();
+    if (lane == 0) load_x(w, c + 1, 0);
+  }
+  if (lane == 0) ptx::stores_done();
 }

@@ -246,12 +246,7 @@ struct StateWarps {
       sweep.cleared();
     }
     const float* record = sweep.record_of(c);
-    uint64_t* const turn = &shared.turn[c % 4];
-    if (C::stagger && sweep.group == 1) {
-      ptx::barrier_wait(Sweep<C>::at(turn), Sweep<C>::parity(c, 4));
-    }
     from_state(c, record[Record::gamma]);
-    if (C::stagger && sweep.group == 0) sweep.release(turn);
     if constexpr (C::dot) request_x(c);
     ptx::barrier_wait(full_v, Sweep<C>::parity(c, C::v_stages));
     uint32_t x[4][4];

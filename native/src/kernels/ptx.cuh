@@ -197,13 +197,13 @@ DEVICE float low_half(uint32_t x) {
 DEVICE float high_half(uint32_t x) {
   return __uint_as_float(x & 0xffff0000u);
 }
-// A select even where the compiler would rather jump around what the value takes to compute: jumps
-// would make the steps of a long row of values wait for each other.
-DEVICE float select_at_most(uint32_t x, uint32_t limit, float value, float otherwise) {
+// value, or 0: a select even where the compiler would rather jump around what the value takes to
+// compute, because jumps would make the steps of a long row of values wait for each other.
+DEVICE float select_at_most(uint32_t x, uint32_t limit, float value) {
   float y;
-  asm("{.reg .pred p; setp.le.u32 p, %1, %2; selp.f32 %0, %3, %4, p;}"
+  asm("{.reg .pred p; setp.le.u32 p, %1, %2; selp.f32 %0, %3, 0f00000000, p;}"
       : "=f"(y)
-      : "r"(x), "r"(limit), "f"(value), "f"(otherwise));
+      : "r"(x), "r"(limit), "f"(value));
   return y;
 }
 DEVICE float power2(float x) {

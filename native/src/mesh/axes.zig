@@ -1,5 +1,5 @@
-//! The mesh of ranks (mesh.md §3): named axes with sizes and an order, coordinates of ranks, and the
-//! groups of ranks that differ on some axes only. Pure functions of a few numbers.
+//! The mesh of ranks (mesh.md §3): named axes with sizes and an order, coordinates of ranks, and
+//! the groups of ranks that differ on some axes only. Pure functions of a few numbers.
 
 const std = @import("std");
 const status = @import("../abi/status.zig");

@@ -41,8 +41,9 @@ const Partition = struct {
             const at = mesh.coordinates(@intCast(rank));
             try testing.expectEqual(rank, mesh.rankOf(at));
             for (axes.default_order) |axis| {
-                try testing.expectEqual(at[@backingInt(axis)], mesh.coordinate(@intCast(rank), axis));
-                try testing.expect(at[@backingInt(axis)] < mesh.size(axis));
+                const coordinate = mesh.coordinate(@intCast(rank), axis);
+                try testing.expectEqual(at[@backingInt(axis)], coordinate);
+                try testing.expect(coordinate < mesh.size(axis));
             }
         }
         const seen = try testing.allocator.alloc(bool, test_case.world);

@@ -1,5 +1,5 @@
-//! Whether a model and a batch fit a mesh (mesh.md §3): everything that does not is said at once, with
-//! the numbers.
+//! Whether a model and a batch fit a mesh (mesh.md §3): everything that does not is said at once,
+//! with the numbers.
 
 const std = @import("std");
 const axes = @import("axes.zig");
@@ -49,7 +49,7 @@ fn checkBatch(
     const fsdp = mesh.size(.fsdp);
     const microbatches = model.settings.microbatches;
     const share = @as(u64, dp) * fsdp * microbatches;
-    if (facts.batch >= share and facts.batch % share == 0) return;
+    if (share > 0 and facts.batch >= share and facts.batch % share == 0) return;
     try writer.print(
         "batch\t{d} rows are not divisible by dp {d} × fsdp {d} × microbatches {d} = {d}\n",
         .{ facts.batch, dp, fsdp, microbatches, share },
@@ -64,7 +64,8 @@ fn expect(
     ranks: u32,
 ) Writer.Error!void {
     if (value % ranks == 0) return;
-    try writer.print("{s}\t{d} {s} are not divisible by tp {d}\n", .{ setting, value, what, ranks });
+    const format = "{s}\t{d} {s} are not divisible by tp {d}\n";
+    try writer.print(format, .{ setting, value, what, ranks });
 }
 
 fn checkLayers(writer: *Writer, model: *const Model, ranks: u32, facts: Facts) Writer.Error!void {
@@ -119,7 +120,7 @@ fn checkStages(writer: *Writer, model: *const Model, count: u32) Writer.Error!vo
     if (model.stages.len == count and total == blocks and
         std.mem.indexOfScalar(u32, model.stages, 0) == null) return;
     try writer.print(
-        "stages\t{d} stages with {d} blocks, expected pp {d} stages with one or more of {d} blocks\n",
+        "stages\t{d} stages with {d} blocks; expected {d} (pp) with {d}, one or more on each\n",
         .{ model.stages.len, total, count, blocks },
     );
 }

@@ -1,5 +1,5 @@
-//! Whether the sums of a step make every gradient complete before the optimizer sees it (mesh.md §4.3):
-//! each axis over which it is a summand once, and no other axis.
+//! Whether the sums of a step make every gradient complete before the optimizer sees it (mesh.md
+//! §4.3): each axis over which it is a summand once, and no other axis.
 
 const std = @import("std");
 const axes = @import("axes.zig");
@@ -28,8 +28,8 @@ pub fn check(
         for (axes.default_order) |axis| {
             if (!operation.over.contains(axis)) continue;
             if (!left.contains(axis)) return status.invalid(
-                "layout: {s}: the gradient is summed over {t}, over which it is complete: it would " ++
-                    "count once per rank",
+                "layout: {s}: the gradient is summed over {t}, over which it is complete: it " ++
+                    "would count once per rank",
                 .{ name, axis },
             );
             left.remove(axis);

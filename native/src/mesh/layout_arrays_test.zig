@@ -24,7 +24,12 @@ const Distributed = struct {
     /// By rank: the local part, row-major.
     parts: [][]f64,
 
-    fn init(arena: std.mem.Allocator, mesh: *const Mesh, shape: Shape, layout: Layout) !Distributed {
+    fn init(
+        arena: std.mem.Allocator,
+        mesh: *const Mesh,
+        shape: Shape,
+        layout: Layout,
+    ) !Distributed {
         const parts = try arena.alloc([]f64, mesh.world());
         var made: Distributed = .{
             .arena = arena,
@@ -53,7 +58,8 @@ const Distributed = struct {
             }
             var walker: Walker = .init(x, @intCast(r));
             for (part) |*value| {
-                var prng: std.Random.DefaultPrng = .init(key *% 1_000_003 +% walker.global(&x.shape));
+                const index = walker.global(&x.shape);
+                var prng: std.Random.DefaultPrng = .init(key *% 1_000_003 +% index);
                 value.* = prng.random().floatNorm(f64);
                 walker.next();
             }
@@ -148,7 +154,8 @@ fn apply(x: *const Distributed, step: Step) !Distributed {
                 .relabel, .slice => x.get(own, global).?,
                 .place_in_zeros => x.get(own, global) orelse 0,
                 .all_gather, .all_to_all => for (0..size) |place| {
-                    if (x.get(x.mesh.member(own, group, @intCast(place)), global)) |found| break found;
+                    const other = x.mesh.member(own, group, @intCast(place));
+                    if (x.get(other, global)) |found| break found;
                 } else unreachable,
                 .all_reduce, .reduce_scatter => sum: {
                     var total: f64 = 0;
@@ -163,7 +170,8 @@ fn apply(x: *const Distributed, step: Step) !Distributed {
     return y;
 }
 
-/// Σ x·y, and Σ |x·y|, over the elements of all ranks; where all do the same work (I) it counts once.
+/// Σ x·y, and Σ |x·y|, over the elements of all ranks; where all do the same work (I) it counts
+/// once.
 fn inner(x: *const Distributed, y: *const Distributed) struct { f64, f64 } {
     var total: f64 = 0;
     var size: f64 = 0;

@@ -1,5 +1,5 @@
-//! Bytes that a rank needs at the peak of a step, by cause (mesh.md §23.1). Estimates from shapes: what
-//! a backend's allocator and libraries take on top is not in them.
+//! Bytes that a rank needs at the peak of a step, by cause (mesh.md §23.1). Estimates from shapes:
+//! what a backend's allocator and libraries take on top is not in them.
 
 const std = @import("std");
 const axes = @import("axes.zig");
@@ -67,7 +67,8 @@ pub fn ofStage(plan: *const Plan, stage: u32) Bytes {
     last.of(.working).* = working(plan, stage);
     var first = always;
     first.of(.gradients).* = sizes.gradients;
-    first.of(.activations).* = all - all / plan.stages[stage].livePasses() + firstBlock(plan, stage);
+    const one = all / plan.stages[stage].livePasses();
+    first.of(.activations).* = all - one + firstBlock(plan, stage);
     first.of(.working).* = working(plan, stage);
     var most = loss;
     for ([_]Bytes{ last, first }) |moment| {
@@ -129,8 +130,8 @@ fn blockOf(plan: *const Plan, number: u32) Block {
     const is_split = settings.residual != .replicated;
     const stream = tokens * settings.dim * element / (if (is_split) ranks else 1);
     var block: Block = .{ .inputs = .{ stream, 0 } };
-    // On a GPU norms and products of gates are made again, one by one: lib/nn/layers.ts. The input of
-    // column-parallel layers was gathered, and stays.
+    // On a GPU norms and products of gates are made again, one by one: lib/nn/layers.ts. The input
+    // of column-parallel layers was gathered, and stays.
     const remakes = settings.device == .cuda;
     const gathered = if (ranks > 1) tokens * settings.dim * element else if (remakes) 0 else stream;
     block.inner[0] = mixerWidth(model, number) * tokens * element / ranks;
@@ -138,9 +139,10 @@ fn blockOf(plan: *const Plan, number: u32) Block {
     if (model.kinds[number] != .slstm) block.inner[0] += gathered;
     if (model.hasFfn(number)) {
         block.inputs[1] = stream;
-        const ffn = rowsOf(model, number, "ffn.up.weight") + rowsOf(model, number, "ffn.gate.weight");
-        const product = if (remakes) 0 else rowsOf(model, number, "ffn.up.weight");
-        block.inner[1] = (ffn + product) * tokens * element / ranks + gathered;
+        const up = rowsOf(model, number, "ffn.up.weight");
+        const gate = rowsOf(model, number, "ffn.gate.weight");
+        const product = if (remakes) 0 else up;
+        block.inner[1] = (up + gate + product) * tokens * element / ranks + gathered;
     }
     return block;
 }
@@ -166,8 +168,8 @@ fn mixerWidth(model: *const Model, number: u32) u64 {
     return switch (model.kinds[number]) {
         // q, k, v, o, h; the gated h is made again on a GPU.
         .v1 => if (model.settings.device == .cuda) 2 * q + 3 * v else 2 * q + 4 * v,
-        // inner, convolved, activated; q, k; v, z, h, normed, skipped, their sum, gated.
-        .paper => 3 * widthOf(model, number, "mixer.up.weight") + 2 * q + 7 * v + joined,
+        // inner, convolved, activated; q, k; v, z, h, normed, with the skip, gated.
+        .paper => 3 * widthOf(model, number, "mixer.up.weight") + 2 * q + 6 * v + joined,
         // normed, convolved, activated; four gates, and put together; h, normed.
         .slstm => 13 * @as(u64, model.settings.dim),
     };

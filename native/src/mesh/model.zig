@@ -1,5 +1,5 @@
-//! What a plan knows of a model and of a step: parameters with their layouts, stages of the pipeline,
-//! sizes of a microbatch. Plain numbers; nothing is allocated for weights.
+//! What a plan knows of a model and of a step: parameters with their layouts, stages of the
+//! pipeline, sizes of a microbatch. Plain numbers; nothing is allocated for weights.
 
 const std = @import("std");
 const axes = @import("axes.zig");
@@ -51,7 +51,7 @@ pub const Parameter = struct {
         var product: u64 = 1;
         for (parameter.shape, 0..) |length, dim| {
             const is_split = parameter.state.is(.{ .split = @intCast(dim) });
-            product *= if (is_split) std.math.divCeil(u64, length, parts) catch unreachable else length;
+            product *= if (is_split) placement.cut(length, 0, parts).length else length;
         }
         return product;
     }
@@ -162,8 +162,8 @@ pub const Model = struct {
             .{ mesh.world(), max_ranks },
         );
         if (@min(s.rows, s.length, s.microbatches, s.dim, s.vocab) < 1) return status.invalid(
-            "plan: {d} rows of {d} tokens, {d} microbatches, width {d}, vocabulary {d}; each is 1 " ++
-                "or more",
+            "plan: {d} rows of {d} tokens, {d} microbatches, width {d}, vocabulary {d}; each is " ++
+                "1 or more",
             .{ s.rows, s.length, s.microbatches, s.dim, s.vocab },
         );
         var blocks: u64 = 0;
@@ -189,7 +189,7 @@ pub const Model = struct {
         const passes: f64 = @floatFromInt(s.microbatches);
         const all = @as(f64, @floatFromInt(model.tokens())) * passes;
         if (256 * @max(all * width, elements * 32) < max_bytes) return;
-        return status.invalid("plan: the sizes of model and step are beyond what a plan counts", .{});
+        return status.invalid("plan: model and step are larger than what a plan counts", .{});
     }
 
     /// Tokens of a microbatch.

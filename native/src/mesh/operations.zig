@@ -73,7 +73,8 @@ pub const Operation = struct {
     over: AxisSet,
     reduction: comm.Reduction = .sum,
     dtype: DType,
-    /// Elements of the whole tensor (all_reduce, messages), or of one rank's part of the larger one.
+    /// Elements of the whole tensor (all_reduce, messages), or of one rank's part of the larger
+    /// one.
     count: u64,
     site: Site,
     cause: Cause,

@@ -1,6 +1,7 @@
-//! Whether a step ends: runs the op lists of all ranks of a mesh against each other (mesh.md §20). The
-//! members of a group must call the same things in the same order, messages must find each other,
-//! and nobody may wait forever. Sends wait for their receiver, which is more than any backend asks.
+//! Whether a step ends: runs the op lists of all ranks of a mesh against each other (mesh.md §20).
+//! The members of a group must call the same things in the same order, messages must find each
+//! other, and nobody may wait forever. Sends wait for their receiver, which is more than any
+//! backend asks.
 
 const std = @import("std");
 const axes = @import("axes.zig");

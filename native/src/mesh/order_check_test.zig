@@ -174,7 +174,8 @@ test "two groups that are called in opposite orders wait for each other" {
         .context = &mesh,
         .describe = printKind,
     };
-    // 0 waits for 2 on dp, which waits for 3 on tp, which waits for 1 on dp, which waits for 0 on tp.
+    // 0 waits for 2 on dp, which waits for 3 on tp, which waits for 1 on dp, which waits for 0 on
+    // tp.
     try testing.expectError(error.Failed, order_check.check(testing.allocator, &given));
     try expectSaid("and waits forever");
     for (&lists, 0..) |*list, rank| {
@@ -234,8 +235,8 @@ test "gradients that stay partial sums" {
     for ([_]struct { axes.Axis, []const u8 }{
         .{ .fsdp, "layout: embedding.table: gradient is partial over fsdp; reduce it before the " ++
             "optimizer" },
-        .{ .tp, "layout: blocks.0.mixer_norm.scale: gradient is partial over tp; reduce it before " ++
-            "the optimizer" },
+        .{ .tp, "layout: blocks.0.mixer_norm.scale: gradient is partial over tp; reduce it " ++
+            "before the optimizer" },
     }) |one| {
         const at = for (list, 0..) |operation, i| {
             if (operation.sums.len > 0 and operation.over.contains(one[0])) break i;

@@ -1,5 +1,5 @@
-//! Which part of a tensor lies on a rank of an axis that splits it (mesh.md §8.6): per dim a list of
-//! runs of the global dim, whose product lies here.
+//! Which part of a tensor lies on a rank of an axis that splits it (mesh.md §8.6): per dim a list
+//! of runs of the global dim, whose product lies here.
 
 const std = @import("std");
 const status = @import("../abi/status.zig");

@@ -99,7 +99,8 @@ fn box(
     for (shape, dims, 0..) |size, *dim, i| {
         var runs: placement.Runs = .empty;
         if (i == split) {
-            const segments: []const u64 = if (size > 2) &.{ size / 3, size - size / 3 } else &.{size};
+            const third = size / 3;
+            const segments: []const u64 = if (third > 0) &.{ third, size - third } else &.{size};
             try placement.cutSegments(gpa, &runs, segments, part, parts);
         } else try runs.append(gpa, .{ .start = 0, .length = size });
         storage[i] = try runs.toOwnedSlice(gpa);

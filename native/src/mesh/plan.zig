@@ -27,8 +27,8 @@ pub const Plan = struct {
     /// By stage: operations up to the last backward pass.
     passes: []const []const Operation,
 
-    /// Everything lives in `arena`. Fails where an operation of the model is not legal, or where the
-    /// stages of the pipeline would wait for each other.
+    /// Everything lives in `arena`. Fails where an operation of the model is not legal, or where
+    /// the stages of the pipeline would wait for each other.
     pub fn init(arena: std.mem.Allocator, model: *const Model, mesh: *const axes.Mesh) Error!Plan {
         try model.check(mesh);
         const count = mesh.size(.pp);
@@ -62,16 +62,23 @@ pub const Plan = struct {
             };
             list.* = try step.passesOf(arena, model, mesh, plan);
         }
-        return .{ .arena = arena, .model = model, .mesh = mesh, .stages = stages, .passes = passes };
+        return .{
+            .arena = arena,
+            .model = model,
+            .mesh = mesh,
+            .stages = stages,
+            .passes = passes,
+        };
     }
 
     /// What a rank does in a step.
     pub fn stepsOf(plan: *const Plan, rank: u32) Error!order_check.Steps {
         const at = plan.mesh.coordinates(rank);
-        const stage = at[@backingInt(axes.Axis.pp)];
+        const number = at[@backingInt(axes.Axis.pp)];
+        const stage = &plan.stages[number];
         return .{
-            .passes = plan.passes[stage],
-            .closing = try step.closingOf(plan.arena, plan.model, plan.mesh, &plan.stages[stage], at),
+            .passes = plan.passes[number],
+            .closing = try step.closingOf(plan.arena, plan.model, plan.mesh, stage, at),
         };
     }
 
@@ -100,7 +107,11 @@ pub const Plan = struct {
         });
     }
 
-    fn checkGradients(plan: *const Plan, at: axes.Coordinates, steps: order_check.Steps) Error!void {
+    fn checkGradients(
+        plan: *const Plan,
+        at: axes.Coordinates,
+        steps: order_check.Steps,
+    ) Error!void {
         const stage = &plan.stages[at[@backingInt(axes.Axis.pp)]];
         // What another rank of fsdp owns, that one has to sum.
         const pending = try plan.arena.dupe(?AxisSet, stage.pending);
@@ -115,8 +126,8 @@ pub const Plan = struct {
         return gradient_check.check(plan.arena, plan.model.parameters, pending, all);
     }
 
-    /// Prints an operation as in errors of the ranks themselves: `all_gather[fsdp] (weights of head,
-    /// 4096 bf16)`.
+    /// Prints an operation as in errors of the ranks themselves: `all_gather[fsdp] (weights of
+    /// head, 4096 bf16)`.
     pub fn print(
         plan: *const Plan,
         writer: *std.Io.Writer,

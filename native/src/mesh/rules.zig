@@ -56,7 +56,7 @@ pub fn matmul(x: State, rank: u8, w: State) Verdict {
             return .{ .illegal = "x is split along its features, and W not along the same" };
         } else {
             if (w == .replicated) return ok(x);
-            return .{ .illegal = "the rows of x are split: W must be whole and different work (R)" };
+            return .{ .illegal = "the rows of x are split: W must be whole (R)" };
         },
         .replicated => {
             if (w == .replicated) return ok(.replicated);
@@ -77,7 +77,7 @@ pub fn grouped(x: State, rank: u8, w: State) Verdict {
     if (x == .partial or w == .partial) return .{ .illegal = is_partial };
     if (x.is(.{ .split = rank - 1 })) {
         if (w == .split or w == .replicated) return ok(x);
-        return .{ .illegal = "x is split by groups, and the weight is the same work everywhere (I)" };
+        return .{ .illegal = "x is split by groups: the weight cannot be the same work (I)" };
     }
     if (x == .split) {
         if (w == .replicated) return ok(x);
@@ -119,7 +119,7 @@ pub fn mean(x: State, dim: u8) Verdict {
 pub fn loss(x: State) Verdict {
     return switch (x) {
         .partial, .identical => ok(x),
-        .replicated => .{ .illegal = "every rank would start its own gradient of the same loss (R), " ++
+        .replicated => .{ .illegal = "every rank would start a gradient of the same loss (R), " ++
             "and their sum counts it once per rank; it is a summand (P) or the same work (I)" },
         .split => .{ .illegal = "a loss is one number" },
     };

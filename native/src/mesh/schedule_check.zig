@@ -1,5 +1,5 @@
-//! Whether the op lists of all stages of a pipeline make a step (mesh.md §10.5): every pass once, in
-//! an order that ends although a channel between two stages holds a single message.
+//! Whether the op lists of all stages of a pipeline make a step (mesh.md §10.5): every pass once,
+//! in an order that ends although a channel between two stages holds a single message.
 
 const std = @import("std");
 const schedules = @import("schedule.zig");
@@ -18,8 +18,8 @@ pub fn check(gpa: std.mem.Allocator, shape: Shape, lists: []const []const Op) Er
     return simulate(gpa, shape, lists);
 }
 
-/// Every microbatch goes forward and then backward once, backwards in order, and no more of them are
-/// alive than the formula says.
+/// Every microbatch goes forward and then backward once, backwards in order, and no more of them
+/// are alive than the formula says.
 fn checkStage(gpa: std.mem.Allocator, shape: Shape, stage: u32, ops: []const Op) Error!void {
     const seen = try gpa.alloc([2]bool, shape.chunks * shape.microbatches);
     defer gpa.free(seen);

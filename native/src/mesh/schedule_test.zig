@@ -190,7 +190,8 @@ test "lists that are wrong are rejected" {
                 }
             }.before);
         }
-        /// Stage 1 waits for the gradient of microbatch 0, for which stage 2 waits for microbatch 1.
+        /// Stage 1 waits for the gradient of microbatch 0, for which stage 2 waits for microbatch
+        /// 1.
         fn oneByOne(lists: [][]Op) void {
             for (lists[1], 0..) |*op, i| op.* = .{
                 .kind = if (i % 2 == 0) .forward else .backward,
@@ -203,7 +204,7 @@ test "lists that are wrong are rejected" {
     try expectRejected(shape, changes.backwardFirst, "comes before its forward");
     try expectRejected(shape, changes.twice, "comes twice");
     try expectRejected(shape, changes.short, "stage 0 has 7 backwards of chunk 0, expected 8");
-    try expectRejected(shape, changes.stranger, "forward of microbatch 8 on stage 0 does not exist");
+    try expectRejected(shape, changes.stranger, "microbatch 8 on stage 0 does not exist");
     try expectRejected(shape, changes.allForwards, "keeps 8 microbatches alive, expected 3");
     try expectRejected(shape, changes.oneByOne, "the stages wait for each other");
 }
@@ -212,7 +213,7 @@ test "shapes that make no schedule are rejected" {
     var ops: schedules.Ops = .empty;
     defer ops.deinit(testing.allocator);
     const cases = [_]struct { Shape, u32, []const u8 }{
-        .{ .{ .stages = 4, .microbatches = 6, .chunks = 2 }, 0, "6 microbatches are not divisible" },
+        .{ .{ .stages = 4, .microbatches = 6, .chunks = 2 }, 0, "are not divisible by pp 4" },
         .{ .{ .stages = 1, .microbatches = 6, .chunks = 2 }, 0, "interleaving needs pp 2" },
         .{ .{ .stages = 4, .microbatches = 0 }, 0, "0 microbatches" },
         .{ .{ .stages = 4, .microbatches = 4 }, 4, "stage 4 of 4" },

@@ -1,6 +1,6 @@
 //! Everything that a rank tells others in one training step, in program order (mesh.md §5 to §11,
-//! §16). It follows lib/train/pass.ts, lib/mesh/fsdp.ts, lib/mesh/gradients.ts and lib/optim/norm.ts; a test
-//! compares it with what they call.
+//! §16). It follows lib/train/pass.ts, lib/mesh/fsdp.ts, lib/mesh/gradients.ts and
+//! lib/optim/norm.ts; a test compares it with what they call.
 
 const std = @import("std");
 const axes = @import("axes.zig");

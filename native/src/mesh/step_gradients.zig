@@ -1,4 +1,5 @@
-//! The sums that make the gradients of a step complete, and their norm (mesh.md §6, §7, §10.6, §16).
+//! The sums that make the gradients of a step complete, and their norm (mesh.md §6, §7, §10.6,
+//! §16).
 
 const std = @import("std");
 const axes = @import("axes.zig");
@@ -38,8 +39,10 @@ const Open = struct { parameter: u32, count: u64 };
 pub fn reduceRest(builder: *Builder) Error!void {
     const plan = builder.plan;
     var whole: std.ArrayList(Open) = .empty;
-    for (plan.parts.whole) |parameter|
-        try whole.append(builder.arena, .{ .parameter = parameter, .count = localSize(builder, parameter) });
+    for (plan.parts.whole) |parameter| {
+        const count = localSize(builder, parameter);
+        try whole.append(builder.arena, .{ .parameter = parameter, .count = count });
+    }
     for ([_]Axis{ .fsdp, .dp }) |axis| try sumOver(builder, whole.items, axis);
     var summands: std.ArrayList(Open) = .empty;
     for (plan.pending, 0..) |found, i| {
@@ -47,7 +50,8 @@ pub fn reduceRest(builder: *Builder) Error!void {
         const pending = found orelse continue;
         if (!pending.contains(.tp)) continue;
         const count = ownedSize(builder, parameter);
-        if (count > 0) try summands.append(builder.arena, .{ .parameter = parameter, .count = count });
+        if (count == 0) continue;
+        try summands.append(builder.arena, .{ .parameter = parameter, .count = count });
     }
     try sumOver(builder, summands.items, .tp);
     try reduceTied(builder);

@@ -99,7 +99,9 @@ fn convert(builder: *Builder, unit: vectors.Unit, one: Step, is_gradient: bool) 
             if (is_gradient) .all_gather else .reduce_scatter
         else if (is_gradient) return else .all_reduce,
         .to_features => if (is_sequence) .all_to_all else if (is_gradient) .all_gather else return,
-        .from_features => if (is_sequence) .all_to_all else if (is_gradient) return else .all_gather,
+        .from_features => if (is_sequence)
+            .all_to_all
+        else if (is_gradient) return else .all_gather,
         .own_heads => if (is_gradient) .all_gather else .reduce_scatter,
     };
     var dtype = settings.activation;

@@ -1,5 +1,5 @@
-//! How every parameter of the models lies on the ranks of tp (mesh.md §8.1 to §8.5). Names are those
-//! of lib/nn/parameters.ts.
+//! How every parameter of the models lies on the ranks of tp (mesh.md §8.1 to §8.5). Names are
+//! those of lib/nn/parameters.ts.
 
 const std = @import("std");
 const layout = @import("layout.zig");

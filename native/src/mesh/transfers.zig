@@ -1,6 +1,6 @@
-//! The op list of a pipeline stage with its messages (mesh.md §10.2, §10.4). A send that is followed
-//! by a receive from the same neighbour is one exchange where the neighbour has the counterpart.
-//! The same rule as in lib/mesh/pipeline.ts.
+//! The op list of a pipeline stage with its messages (mesh.md §10.2, §10.4). A send that is
+//! followed by a receive from the same neighbour is one exchange where the neighbour has the
+//! counterpart. The same rule as in lib/mesh/pipeline.ts.
 
 const std = @import("std");
 const schedules = @import("schedule.zig");

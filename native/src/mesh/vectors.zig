@@ -63,7 +63,8 @@ pub fn ofStage(
                 try members.append(arena, i);
             }
             if (members.items.len == 0) continue;
-            try vectors.append(arena, try layOut(arena, model, mesh, @intCast(number), members.items));
+            const made = try layOut(arena, model, mesh, @intCast(number), members.items);
+            try vectors.append(arena, made);
         }
     };
     // The last unit's backward pass follows its forward pass: it keeps its weights.

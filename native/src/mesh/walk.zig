@@ -43,8 +43,8 @@ pub const Value = struct {
     }
 };
 
-/// The axes that have more than one rank, and on which tensors have states: stages of a pipeline hold
-/// different tensors.
+/// The axes that have more than one rank, and on which tensors have states: stages of a pipeline
+/// hold different tensors.
 pub fn walkedAxes(mesh: *const axes.Mesh) AxisSet {
     var set: AxisSet = .empty;
     for (axes.default_order) |axis| {

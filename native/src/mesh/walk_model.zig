@@ -187,16 +187,15 @@ const Layers = struct {
     fn cell(layers: *Layers, number: u32, inputs: [5]Value) Error!Value {
         const walk = layers.walk;
         var q, var k, const v, const i, const f = inputs;
-        if (try layers.maybe(number, "mixer.q_norm.scale")) |scale| q = try layers.perHead(q, scale);
-        if (try layers.maybe(number, "mixer.k_norm.scale")) |scale| k = try layers.perHead(k, scale);
+        // One scale for all heads.
+        if (try layers.maybe(number, "mixer.q_norm.scale")) |scale|
+            q = try walk.elementwise(q, scale);
+        if (try layers.maybe(number, "mixer.k_norm.scale")) |scale|
+            k = try walk.elementwise(k, scale);
         var h = try walk.along(q, sequence);
-        for ([_]Value{ k, v, i, f }) |input| h = try walk.elementwise(h, try walk.along(input, sequence));
+        for ([_]Value{ k, v, i, f }) |input|
+            h = try walk.elementwise(h, try walk.along(input, sequence));
         return layers.headNorm(number, h);
-    }
-
-    /// A vector that all heads have in common.
-    fn perHead(layers: *Layers, x: Value, scale: Value) Error!Value {
-        return layers.walk.elementwise(x, scale);
     }
 
     fn headNorm(layers: *Layers, number: u32, h: Value) Error!Value {
@@ -263,14 +262,13 @@ const Layers = struct {
         const walk = layers.walk;
         const u = try walk.convertTo(input, .tp, .{ .split = features });
         const conv = try walk.nonlinear(try layers.convolved(number, u));
-        var gates = try walk.grouped(conv, try layers.of(number, "mixer.i_gate.weight"));
-        gates = try walk.add(gates, try walk.grouped(
-            conv,
-            try layers.of(number, "mixer.f_gate.weight"),
-        ));
-        gates = try walk.add(gates, try walk.grouped(u, try layers.of(number, "mixer.z_gate.weight")));
-        gates = try walk.add(gates, try walk.grouped(u, try layers.of(number, "mixer.o_gate.weight")));
-        var h = try walk.along(gates, sequence);
+        const i = try walk.grouped(conv, try layers.of(number, "mixer.i_gate.weight"));
+        const f = try walk.grouped(conv, try layers.of(number, "mixer.f_gate.weight"));
+        const z = try walk.grouped(u, try layers.of(number, "mixer.z_gate.weight"));
+        const o = try walk.grouped(u, try layers.of(number, "mixer.o_gate.weight"));
+        var h = try walk.along(i, sequence);
+        for ([_]Value{ f, z, o }) |gates|
+            h = try walk.elementwise(h, try walk.along(gates, sequence));
         h = try walk.grouped(h, try layers.of(number, "mixer.recurrent"));
         h = try walk.grouped(h, try layers.of(number, "mixer.cell_bias"));
         return layers.toResidual(try layers.headNorm(number, h));

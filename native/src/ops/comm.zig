@@ -244,6 +244,7 @@ pub fn broadcast(
     };
     try pass.run(collective, x, x);
     if (!given.isContiguous()) try op.copyInto(context, x, given);
+    try context.wrote(given);
 }
 
 /// Meets all ranks.

@@ -152,6 +152,10 @@ fn answerRuns(context: *Context, runs: []const placement.Run) Error!void {
 pub const Reader = struct {
     at: usize = 0,
 
+    pub fn left(reader: *const Reader) usize {
+        return question.items.len - reader.at;
+    }
+
     pub fn next(reader: *Reader, comptime T: type, comptime what: []const u8) Error!T {
         if (reader.at == question.items.len)
             return status.invalid("mesh: the list ends before " ++ what, .{});
@@ -171,10 +175,10 @@ pub fn elementRuns(context: *Context, rank: i32, from: f64, to: f64) Error!void 
     var reader: Reader = .{};
     for (dims[0..@intCast(rank)]) |*dim| {
         const size = try reader.next(u64, "a dim");
-        const runs = try arena.allocator().alloc(
-            placement.Run,
-            try reader.next(u32, "a number of runs"),
-        );
+        const length = try reader.next(u32, "a number of runs");
+        if (length > reader.left())
+            return status.invalid("elementRuns: {d} runs in a list that is shorter", .{length});
+        const runs = try arena.allocator().alloc(placement.Run, length);
         for (runs) |*run| {
             run.* = .{
                 .start = try reader.next(u64, "the start of a run"),

@@ -1,5 +1,5 @@
-//! Plans of a training step for TypeScript: the model comes as a list of numbers and a list of names
-//! (lib/mesh/plan_model.ts writes them), what is asked for goes back the same way.
+//! Plans of a training step for TypeScript: the model comes as a list of numbers and a list of
+//! names (lib/mesh/plan_model.ts writes them), what is asked for goes back the same way.
 
 const std = @import("std");
 const Context = @import("../runtime/context.zig").Context;
@@ -22,7 +22,8 @@ const Error = status.Error;
 var names: std.ArrayList(u8) = .empty;
 var answer: std.ArrayList(u8) = .empty;
 
-/// Puts `length` bytes of scratch text at byte `first` of the names of the next call; they end there.
+/// Puts `length` bytes of scratch text at byte `first` of the names of the next call; they end
+/// there.
 pub fn writeNames(context: *Context, first: i32, length: i32) Error!void {
     const page = &scratch.block.text;
     if (first < 0 or first > names.items.len or length < 0 or length > page.len)
@@ -42,8 +43,8 @@ pub fn readText(_: *Context, first: i32) Error!void {
     scratch.block.numbers[0] = @floatFromInt(length);
 }
 
-/// How a parameter lies on the ranks of tp; its name in scratch text. Numbers: the split dim, -1 for
-/// none (R), -2 for none with the same work everywhere (I); 1 where the dim has segments.
+/// How a parameter lies on the ranks of tp; its name in scratch text. Numbers: the split dim, -1
+/// for none (R), -2 for none with the same work everywhere (I); 1 where the dim has segments.
 pub fn rule(_: *Context, kind: i32, rank: i32, residual: i32, name_length: i32) Error!void {
     const text = &scratch.block.text;
     if (name_length < 0 or name_length > text.len)
@@ -87,8 +88,18 @@ const Question = struct {
         return choice(E, try question.number(what), what);
     }
 
+    /// How many things follow, of which each takes a number or more.
+    fn length(question: *Question, comptime what: []const u8) Error!u32 {
+        const value = try question.number(what);
+        if (value <= question.reader.left()) return value;
+        return status.invalid(
+            "plan: {d} of " ++ what ++ " in a list with {d} numbers left",
+            .{ value, question.reader.left() },
+        );
+    }
+
     fn series(question: *Question, comptime T: type, comptime what: []const u8) Error![]T {
-        const result = try question.arena.alloc(T, try question.number(what));
+        const result = try question.arena.alloc(T, try question.length(what));
         for (result) |*value| value.* = try question.reader.next(T, what);
         return result;
     }
@@ -126,12 +137,12 @@ const Question = struct {
 
     fn model(question: *Question) Error!models.Model {
         const given = try question.settings();
-        const kinds = try question.arena.alloc(table.Kind, try question.number("blocks"));
+        const kinds = try question.arena.alloc(table.Kind, try question.length("blocks"));
         for (kinds) |*kind| kind.* = try question.of(table.Kind, "a kind of block");
         const stages = try question.series(u32, "blocks of a stage");
         const all = try question.arena.alloc(
             models.Parameter,
-            try question.number("parameters"),
+            try question.length("parameters"),
         );
         for (all) |*one| one.* = try question.parameter(kinds, given.residual);
         return .{
@@ -291,8 +302,9 @@ pub fn operations(context: *Context, ranks: i32, rank: i32) Error!void {
     const number = try lists.checkRank(&subject.mesh, rank);
     const steps = try plan.stepsOf(number);
     var text: std.Io.Writer.Allocating = .init(subject.arena.allocator());
-    for (steps.passes) |*one| print(&text.writer, &plan, number, one) catch return error.OutOfMemory;
-    for (steps.closing) |*one| print(&text.writer, &plan, number, one) catch return error.OutOfMemory;
+    for ([_][]const Operation{ steps.passes, steps.closing }) |list| {
+        for (list) |*one| print(&text.writer, &plan, number, one) catch return error.OutOfMemory;
+    }
     return answerText(context, text.written());
 }
 

@@ -205,8 +205,8 @@ inline void store_words(uint32_t to, const uint32_t (&x)[4]) {
   if (to % 16) host::fail("store not aligned");
   memcpy(host::active->shared + to, x, 16);
 }
-inline float select_at_most(uint32_t x, uint32_t limit, float value, float otherwise) {
-  return x <= limit ? value : otherwise;
+inline float select_at_most(uint32_t x, uint32_t limit, float value) {
+  return x <= limit ? value : 0;
 }
 
 inline float low_half(uint32_t x) { return host::bf16_float(x & 0xffff); }

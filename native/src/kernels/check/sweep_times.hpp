@@ -165,8 +165,6 @@ static void time_passes(const Shape& s) {
     time_one(s, name, bytes, [&] { p.sweep(pass, arguments[pass]); });
     use_variants = false;
   };
-  if (s.v == 256 && s.normalize) variant(forward_pass, "fwd, free producer", wide);
-  p.gates(true);
   time_one(s, "gate gradients", 24.0 * rows, [&] { p.gate_gradients(); });
   time_one(s, "all", 4 * wide + 2 * row * s.qk, [&] {
     p.gates(false);

@@ -1,7 +1,7 @@
 // Sweeps that differ from the product's in one decision, to be timed against them: sweep_times.hpp.
 #pragma once
 
-#define SWEEP_VARIANTS SWEEP_VARIANT(128, true, false, false, forward_pass, variant_128_norm)
+#define SWEEP_VARIANTS 
 
 #define SWEEP_VARIANT(key, norm, reverse, dot, pass, name)                             \
   HOPPER_KERNEL((SweepShape<key, norm, reverse, dot, true>::threads), name, MlstmSweep) { \
