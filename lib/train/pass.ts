@@ -129,8 +129,9 @@ class Pass implements PipelineWork {
   /** The loss on the last stage, otherwise what goes to the next one. */
   #run(microbatch: Microbatch, x: Tensor | undefined): Tensor {
     const dropout = { ...this.#key, sample: microbatch.row };
-    const expectedGradient = this.#scale;
-    const options = { train: true, dropout, expectedGradient };
+    const isGpu = this.#parallel.model.device === "cuda";
+    const expected = isGpu ? { expectedGradient: this.#scale } : {};
+    const options = { train: true, dropout, ...expected };
     const made = runStage(this.#parallel, microbatch, x, options);
     return made instanceof Tensor ? made : made.loss;
   }
@@ -170,7 +171,7 @@ function runStage(
     if (count === 1) return model.lossSum({ tokens, targets, mask, borders }, options);
     const all = { ...options, borders };
     const y = model.advance(x ?? model.embed(tokens, all), all);
-    return isLast ? model.lossOf(y, { targets, mask }) : y;
+    return isLast ? model.lossOf(y, { targets, mask }, options) : y;
   });
 }
 

@@ -4,7 +4,6 @@
 const std = @import("std");
 const axes = @import("axes.zig");
 const models = @import("model.zig");
-const layers = @import("step_layers.zig");
 const plans = @import("plan.zig");
 const Model = models.Model;
 const Plan = plans.Plan;
@@ -244,7 +243,7 @@ fn chunkBytes(plan: *const Plan, rows: u64, width: u64) u64 {
     const settings = &plan.model.settings;
     const tokens = plan.model.tokens();
     if (plan.mesh.size(.tp) > 1) {
-        const chunk: u64 = @min(layers.chunk_tokens, @max(1, layers.chunk_logits / rows));
+        const chunk = plan.model.headChunk(plan.mesh.size(.tp));
         return split_tensors * @min(chunk, tokens) * rows * width;
     }
     const one = rows * (if (settings.device == .cuda) settings.head.size() else width);

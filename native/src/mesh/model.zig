@@ -57,6 +57,10 @@ pub const Parameter = struct {
     }
 };
 
+/// Tokens of a chunk of a split head, and logits of one, at most: lib/nn/vocabulary_loss.ts.
+const head_tokens = 4096;
+const head_logits = 1 << 25;
+
 /// Activations that the backward pass makes again.
 pub const Recompute = enum(u8) { none, block, half };
 /// In which order gradients of microbatches are added.
@@ -154,6 +158,15 @@ pub const Model = struct {
     /// Bytes that it counts up to.
     const max_bytes = 1 << 60;
 
+    /// Operations of a rank that it makes at most.
+    const max_operations = 1 << 22;
+
+    /// Chunks of tokens in which a split head makes logits.
+    pub fn headChunk(model: *const Model, ranks: u32) u64 {
+        const rows = std.math.divCeil(u64, model.settings.vocab, ranks) catch unreachable;
+        return @min(head_tokens, @max(1, head_logits / rows));
+    }
+
     /// Whether there is something to plan, and no count in it can run over.
     pub fn check(model: *const Model, mesh: *const axes.Mesh) Error!void {
         const s = &model.settings;
@@ -188,6 +201,13 @@ pub const Model = struct {
         }
         const passes: f64 = @floatFromInt(s.microbatches);
         const all = @as(f64, @floatFromInt(model.tokens())) * passes;
+        const chunk: f64 = @floatFromInt(model.headChunk(mesh.size(.tp)));
+        const blocks_each: f64 = @floatFromInt(model.kinds.len + 2);
+        const calls = passes * 20 * blocks_each + 2 * all / chunk;
+        if (calls > max_operations) return status.invalid(
+            "plan: {d} microbatches of {d} × {d} tokens make more than {d} operations; plan fewer",
+            .{ s.microbatches, s.rows, s.length, max_operations },
+        );
         if (256 * @max(all * width, elements * 32) < max_bytes) return;
         return status.invalid("plan: model and step are larger than what a plan counts", .{});
     }

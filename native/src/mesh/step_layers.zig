@@ -14,10 +14,6 @@ const Kind = operations.Kind;
 const Site = operations.Site;
 const What = Site.What;
 
-/// Tokens of a chunk of the head, and logits of one, at most: lib/nn/vocabulary_loss.ts.
-pub const chunk_tokens = 4096;
-pub const chunk_logits = 1 << 25;
-
 /// Conversions of a layer, as the forward pass makes them.
 const Conversion = enum {
     /// Residual → R.
@@ -141,8 +137,7 @@ fn exchange(builder: *Builder, kind: Kind, dtype: DType, count: u64, site: Site)
 /// A maximum and three sums per token, chunk by chunk.
 fn loss(builder: *Builder) Error!void {
     const settings = &builder.model.settings;
-    const most = std.math.divCeil(u64, settings.vocab, builder.size(.tp)) catch unreachable;
-    const chunk: u64 = @min(chunk_tokens, @max(1, chunk_logits / most));
+    const chunk = builder.model.headChunk(builder.size(.tp));
     const dtype = models.arithmetic(settings.head);
     var left = builder.model.tokens();
     while (left > 0) {

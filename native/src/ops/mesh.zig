@@ -59,6 +59,14 @@ fn whole(comptime T: type, value: f64, comptime what: []const u8) Error!T {
     return status.invalid("mesh: " ++ what ++ " is {d}, expected 0 to {d}", .{ value, most });
 }
 
+/// Elements that a number of TypeScript counts exactly.
+const max_elements = 1 << 53;
+
+fn checkCount(count: u64, comptime what: []const u8) Error!void {
+    if (count <= max_elements) return;
+    return status.invalid("mesh: " ++ what ++ " of more than {d} elements", .{max_elements});
+}
+
 /// The mesh in scratch ints: sizes by axis, then the order.
 pub fn meshFrom(ranks: u32) Error!axes.Mesh {
     const ints = &scratch.block.ints;
@@ -132,7 +140,12 @@ pub fn place(context: *Context, part: i32, parts: i32) Error!void {
     const gpa = context.gpa;
     const segments = try gpa.alloc(u64, question.items.len);
     defer gpa.free(segments);
-    for (segments, question.items) |*to, value| to.* = try whole(u64, value, "a segment");
+    var total: u64 = 0;
+    for (segments, question.items) |*to, value| {
+        to.* = try whole(u64, value, "a segment");
+        total +|= to.*;
+    }
+    try checkCount(total, "a dim");
     var runs: placement.Runs = .empty;
     defer runs.deinit(gpa);
     try placement.cutSegments(gpa, &runs, segments, @intCast(part), @intCast(parts));
@@ -173,6 +186,7 @@ pub fn elementRuns(context: *Context, rank: i32, from: f64, to: f64) Error!void 
     defer arena.deinit();
     var dims: [placement.max_rank]placement.Dim = undefined;
     var reader: Reader = .{};
+    var total: u64 = 1;
     for (dims[0..@intCast(rank)]) |*dim| {
         const size = try reader.next(u64, "a dim");
         const length = try reader.next(u32, "a number of runs");
@@ -190,7 +204,9 @@ pub fn elementRuns(context: *Context, rank: i32, from: f64, to: f64) Error!void 
             );
         }
         dim.* = .{ .size = size, .runs = runs };
+        total *|= @max(size, 1);
     }
+    try checkCount(total, "a tensor");
     var runs: placement.Runs = .empty;
     try placement.elementRuns(
         arena.allocator(),
@@ -210,7 +226,12 @@ pub fn flatUnit(context: *Context, shards: i32) Error!void {
     defer gpa.free(lengths);
     const given = lengths[0..question.items.len];
     const starts = lengths[given.len..];
-    for (given, question.items) |*to, value| to.* = try whole(u64, value, "a size");
+    var total: u64 = 2 * units.alignment * @as(u64, @intCast(shards));
+    for (given, question.items) |*to, value| {
+        to.* = try whole(u64, value, "a size");
+        total +|= to.* +| units.alignment;
+    }
+    try checkCount(total, "a unit");
     const unit = units.layOut(given, @intCast(shards), starts);
     startAnswer();
     try push(context, unit.chunk);
@@ -222,10 +243,12 @@ pub fn flatUnit(context: *Context, shards: i32) Error!void {
 /// Numbers: the elements [from, to) of a parameter that rank `part` of a unit owns.
 pub fn owned(_: *Context, chunk: f64, start: f64, size: f64, part: i32) Error!void {
     const unit: units.Unit = .{ .chunk = try whole(u64, chunk, "a chunk"), .total = 0 };
+    const number = try whole(u32, @floatFromInt(part), "a part");
+    try checkCount(unit.chunk *| (@as(u64, number) + 1), "a unit");
     const range = unit.owned(
         try whole(u64, start, "a start"),
         try whole(u64, size, "a size"),
-        try whole(u32, @floatFromInt(part), "a part"),
+        number,
     );
     scratch.block.numbers[0] = @floatFromInt(range.from);
     scratch.block.numbers[1] = @floatFromInt(range.to);
