@@ -22,7 +22,10 @@ const schema = z.strictObject({
     .string()
     .default("all")
     .describe("all, some, or a list: ranks of pp dp fsdp tp as digits, 1121,2112"),
-  dtype: z.enum([...precisions, "both"]).default("both").describe("f64 tells a wrong factor best"),
+  dtype: z
+    .enum([...precisions, "both"])
+    .default("both")
+    .describe("f64 tells a wrong factor best"),
   device: z.enum(["cpu", "cuda"]).default("cpu").describe("cuda: a GPU per rank, f32 alone"),
   thorough: z.boolean().default(true).describe("every microbatch size and recomputation; or one"),
   json: z.boolean().default(false).describe("one JSON line per mesh"),

@@ -47,12 +47,7 @@ export function* meshBench(mesh: Mesh, options: MeshBenchOptions): Generator<Mes
   if (!isDivided) yield measured(Mesh.single(mesh.device), mesh, options, "each rank alone");
 }
 
-function measured(
-  mesh: Mesh,
-  world: Mesh,
-  options: MeshBenchOptions,
-  name: string,
-): MeshBenchRow {
+function measured(mesh: Mesh, world: Mesh, options: MeshBenchOptions, name: string): MeshBenchRow {
   const { config, rows, length, steps, microbatches: count } = options;
   const model = new XLSTM(config, { mesh, ...modelOptionsOf(options.mesh) });
   model.initialize(0);

@@ -1,6 +1,7 @@
 // A result that a GPU may still be working on beside other work.
 
 import { check, native, scratch } from "../native/library.ts";
+import { keep } from "../tensor/scope.ts";
 import { outputs, type Tensor } from "../tensor/tensor.ts";
 
 /** What a started collective will have made. Memory it reads and writes is kept until `join`. */
@@ -19,6 +20,12 @@ export class PendingTensor {
     check(status, operation);
     const ticket = scratch().numbers[0]!;
     return new PendingTensor(outputs(1)[0]!, ticket);
+  }
+
+  /** The result outlives the scope that the collective was started in; returns this. */
+  keep(): this {
+    keep(this.#tensor);
+    return this;
   }
 
   /**

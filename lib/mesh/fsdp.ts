@@ -17,6 +17,7 @@ import {
 import { record } from "../tensor/tape.ts";
 import { addUp, OrderedSum, type SumOrder } from "./accumulate.ts";
 import type { FlatShard, Leaf, Unit } from "./flat_shard.ts";
+import type { PendingTensor } from "./comm_pending.ts";
 import type { Group } from "./group.ts";
 
 export type { Leaf, Unit } from "./flat_shard.ts";
@@ -38,6 +39,8 @@ export interface FsdpOptions {
   readonly reshardAfterForward: boolean;
   /** How gradients of microbatches are added. */
   readonly order: SumOrder;
+  /** Whether operations take a parameter of that name in its own dtype alone. */
+  readonly isWide: (name: string) => boolean;
 }
 
 /** Gathers, frees and reduces the flat vectors of a model's units. */
@@ -59,7 +62,9 @@ export class Fsdp implements UnitHooks {
     this.#gathered = shards.map((shard) => {
       // The last unit's backward pass follows its forward pass: freeing it in between is idle.
       const reshards = options.reshardAfterForward && shard !== last;
-      return new GatheredUnit(shard, groups, { ...options, reshards });
+      const isWide = options.isWide(shard.leaves[0]!.name);
+      const gatherDtype = isWide ? null : options.gatherDtype;
+      return new GatheredUnit(shard, groups, { ...options, gatherDtype, reshards });
     });
     const reads = ({ parameters }: Unit, { shard }: GatheredUnit) =>
       shard.leaves.some((leaf) => parameters.includes(leaf));
@@ -81,9 +86,22 @@ export class Fsdp implements UnitHooks {
   }
 
   enter(unit: Unit): void {
-    for (const gathered of this.#readBy.get(unit.name) ?? []) {
+    const all = this.#readBy.get(unit.name) ?? [];
+    for (const gathered of all) {
       gathered.bind();
       if (gradEnabled()) gathered.record(this.#microbatch);
+    }
+    this.#fetchAfter(all, this.#backward ? -1 : 1);
+  }
+
+  /** Starts to gather what is used next. Ranks that share a CPU gain nothing by it. */
+  #fetchAfter(all: readonly GatheredUnit[], direction: 1 | -1): void {
+    const places = all.map((gathered) => this.#gathered.indexOf(gathered));
+    const edge = direction > 0 ? Math.max(...places) : Math.min(...places);
+    const name = this.#gathered[edge + direction]?.shard.unit.name;
+    if (all.length === 0 || name === undefined) return;
+    for (const gathered of this.#gathered) {
+      if (gathered.shard.unit.name === name) gathered.fetch();
     }
   }
 
@@ -92,7 +110,8 @@ export class Fsdp implements UnitHooks {
     for (const gathered of all) gathered.forgetEdges();
     const freed = this.#backward ? [] : all.filter(({ reshards }) => reshards);
     for (const gathered of freed) gathered.free();
-    return freed.length > 0 && gradEnabled() ? gatherAgain(freed, outputs) : outputs;
+    if (freed.length === 0 || !gradEnabled()) return outputs;
+    return gatherAgain(freed, outputs, () => this.#fetchAfter(freed, -1));
   }
 
   /**
@@ -114,10 +133,12 @@ export class Fsdp implements UnitHooks {
 function gatherAgain(
   freed: readonly GatheredUnit[],
   outputs: readonly Tensor[],
+  fetchNext: () => void,
 ): readonly Tensor[] {
   const again = outputs.map((output) => output.detach());
   record("weights again", [...outputs], again, (gradients) => {
     for (const gathered of freed) gathered.bind();
+    fetchNext();
     return gradients;
   });
   return again;
@@ -144,6 +165,10 @@ class GatheredUnit {
   readonly #sums: readonly OrderedSum<Tensor>[];
   readonly #uses = new Map<Microbatch, Uses>();
   #bound: Tensor[] | undefined;
+  /** Weights that are on their way. */
+  #coming: PendingTensor | undefined;
+  /** This rank's run of the gradients, summed over fsdp: on its way. */
+  #summed: PendingTensor | undefined;
   #gradient: Tensor | undefined;
 
   constructor(
@@ -164,17 +189,29 @@ class GatheredUnit {
   bind(): void {
     if (this.#bound) return;
     const { shard } = this;
-    const { values, leaves, unit } = shard;
+    const { leaves } = shard;
     const made = noGrad(() =>
       scope(() => {
-        const source = cast(values, this.#options.gatherDtype ?? values.dtype);
-        const flat = this.#groups.fsdp.allGather(source, 0, `weights of ${unit.name}`);
+        const flat = (this.#coming ?? this.#gather()).join();
         return [flat, ...shard.viewsOf(flat)];
       }),
     );
     for (const tensor of made) keep(tensor);
     leaves.forEach((leaf, i) => rebind(leaf, made[i + 1]!));
     this.#bound = made;
+    this.#coming = undefined;
+  }
+
+  /** Starts to gather the weights on a GPU, beside its other work. */
+  fetch(): void {
+    if (this.#bound || this.#coming || this.shard.values.device === "cpu") return;
+    this.#coming = noGrad(() => scope(() => this.#gather().keep()));
+  }
+
+  #gather(): PendingTensor {
+    const { values, unit } = this.shard;
+    const source = cast(values, this.#options.gatherDtype ?? values.dtype);
+    return this.#groups.fsdp.startAllGather(source, `weights of ${unit.name}`);
   }
 
   /** Takes the weights from the parameters and frees them. */
@@ -228,29 +265,48 @@ class GatheredUnit {
   /** Sums over fsdp, of which this rank gets its run, and that over dp. */
   #reduce(): void {
     const { shard } = this;
-    const { dp, fsdp } = this.#groups;
     const { unit, values } = shard;
-    const site = `gradients of ${unit.name}`;
     const sums = this.#sums.map((sum) => sum.finish());
-    this.#gradient = keep(
+    this.#summed = noGrad(() =>
+      scope(() => {
+        const whole = shard.join(sums, this.#options.scatterDtype ?? values.dtype);
+        for (const sum of sums) sum?.dispose();
+        return this.#groups.fsdp.startReduceScatter(whole, `gradients of ${unit.name}`).keep();
+      }),
+    );
+    // Alone over dp, the sum goes on beside the backward pass of the units below.
+    if (this.#groups.dp.size > 1) this.#gradient = this.#overData();
+  }
+
+  gradients(): [Tensor, Tensor][] {
+    if (!this.#summed && !this.#gradient) this.#reduce();
+    this.#gradient ??= this.#overData();
+    return noGrad(() => this.shard.partsOf(this.#gradient!));
+  }
+
+  #overData(): Tensor {
+    const { dp } = this.#groups;
+    const { unit, values } = this.shard;
+    const site = `gradients of ${unit.name}`;
+    const mine = this.#summed!.join();
+    this.#summed = undefined;
+    return keep(
       noGrad(() =>
         scope(() => {
-          const whole = shard.join(sums, this.#options.scatterDtype ?? values.dtype);
-          for (const sum of sums) sum?.dispose();
-          const mine = fsdp.reduceScatter(whole, 0, site);
-          return cast(dp.size > 1 ? dp.allReduce(mine, { site }) : mine, values.dtype);
+          const all = dp.size > 1 ? dp.allReduce(mine, { site }) : mine;
+          const gradient = cast(all, values.dtype);
+          if (gradient !== mine) mine.dispose();
+          return gradient;
         }),
       ),
     );
   }
 
-  gradients(): [Tensor, Tensor][] {
-    if (!this.#gradient) this.#reduce();
-    return noGrad(() => this.shard.partsOf(this.#gradient!));
-  }
-
   release(): void {
     this.free();
+    for (const pending of [this.#coming, this.#summed]) pending?.join().dispose();
+    this.#coming = undefined;
+    this.#summed = undefined;
     this.#gradient?.dispose();
     this.#gradient = undefined;
   }

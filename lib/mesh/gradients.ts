@@ -31,7 +31,10 @@ export function reduceGradients(
 ): Map<Tensor, Tensor> {
   const slices = [...shards.slices.values()];
   const axes = dataAxes.filter((axis) => mesh.size(axis) > 1);
-  const sums = new PartialSums(slices.map((slice) => leftOver(slice, mesh)), axes);
+  const sums = new PartialSums(
+    slices.map((slice) => leftOver(slice, mesh)),
+    axes,
+  );
   const flat = new Map(shards.fsdp?.gradients());
   for (const { name, isFlat } of slices) {
     if (isFlat) for (const axis of axes) sums.reduced(name, axis);
@@ -51,8 +54,9 @@ export function reduceGradients(
   for (const { name } of overTp) sums.reduced(name, "tp");
   for (const item of open.filter(({ slice }) => slice.isTied)) {
     item.gradient = sumOfStages(item, mesh.group("pp"));
-    sums.reduced(item.slice.name, "pp");
   }
+  // A rank that owns no element of a tied table has nothing to sum, and is done with it as well.
+  for (const { name, isTied } of slices) if (isTied) sums.reduced(name, "pp");
   sums.expectNone();
   return new Map(open.map(({ slice, gradient }) => [slice.tensor, gradient]));
 }

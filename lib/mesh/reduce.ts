@@ -70,7 +70,9 @@ export function allReduceTogether(
   site: string,
 ): Tensor[] {
   if (group.size === 1) return [...tensors];
-  return bucketsOf(tensors).flatMap((bucket) => noGrad(() => scope(() => sumOf(bucket, group, site))));
+  return bucketsOf(tensors).flatMap((bucket) =>
+    noGrad(() => scope(() => sumOf(bucket, group, site))),
+  );
 }
 
 function sumOf(bucket: readonly Tensor[], group: Group, site: string): Tensor[] {

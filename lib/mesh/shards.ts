@@ -31,6 +31,11 @@ export interface ShardOptions {
   readonly reshardAfterForward?: boolean;
   /** Default: the fixed tree on the CPU, a running sum on a GPU. */
   readonly order?: SumOrder;
+  /**
+   * Whether operations take a parameter of that name in its own dtype alone: it is gathered so,
+   * whatever `gatherDtype` says. Default: none.
+   */
+  readonly isWide?: (name: string) => boolean;
   /** Names of tensors that the first and the last stage of a pipeline both have: tied weights. */
   readonly tied?: readonly string[];
 }
@@ -67,9 +72,14 @@ export class Shards {
     const leaves = [...model.parameters().values()];
     const onGpu = leaves[0]?.device === "cuda";
     this.order = options.order ?? (onGpu ? "running" : "tree");
-    const { minSize = defaultMinSize, tied = [] } = options;
+    const { minSize = defaultMinSize, tied = [], gatherDtype = null } = options;
+    const { isWide = () => false } = options;
     const units = mesh.size("fsdp") > 1 ? model.units() : [];
-    this.#flats = cut(units, mesh, { minSize, tied });
+    this.#flats = cut(units, mesh, {
+      minSize,
+      tied,
+      isApart: gatherDtype === null ? () => false : isWide,
+    });
     const owned = new Map<string, Owned>();
     for (const shard of this.#flats) {
       shard.parts.forEach((part, index) => {
@@ -85,9 +95,9 @@ export class Shards {
     this.slices = new Map(leaves.map((leaf) => [leaf.name, sliceOf(leaf)]));
     if (this.#flats.length === 0) return;
     const groups = { fsdp: mesh.group("fsdp"), dp: mesh.group("dp") };
-    const { gatherDtype = null, scatterDtype = null, reshardAfterForward = true } = options;
+    const { scatterDtype = null, reshardAfterForward = true } = options;
     const { order } = this;
-    const settings = { gatherDtype, scatterDtype, reshardAfterForward, order };
+    const settings = { gatherDtype, scatterDtype, reshardAfterForward, order, isWide };
     this.fsdp = new Fsdp(units, this.#flats, groups, settings);
     model.hooks = this.fsdp;
   }
@@ -106,10 +116,17 @@ export class Shards {
 /** The parts of a tensor by fsdp. */
 type Owned = Omit<Slice, "name" | "counts" | "isTied">;
 
+interface CutOptions {
+  readonly minSize: number;
+  readonly tied: readonly string[];
+  /** Whether a parameter is gathered in another dtype than most, so that it needs its own vector. */
+  readonly isApart: (name: string) => boolean;
+}
+
 function cut(
   units: readonly Unit[],
   mesh: Mesh,
-  { minSize, tied }: { minSize: number; tied: readonly string[] },
+  { minSize, tied, isApart }: CutOptions,
 ): FlatShard[] {
   const parts = mesh.size("fsdp");
   const place = { part: mesh.coordinate("fsdp"), parts, tp: mesh.size("tp") };
@@ -123,7 +140,9 @@ function cut(
     // A tied tensor has a vector of its own, so that both of its stages cut it in the same places.
     const alone = large.filter(({ name }) => tied.includes(name)).map((leaf) => [leaf]);
     const others = large.filter(({ name }) => !tied.includes(name));
-    return [...alone, others]
+    const wide = others.filter(({ name }) => isApart(name));
+    const narrow = others.filter(({ name }) => !isApart(name));
+    return [...alone, wide, narrow]
       .filter((leaves) => leaves.length > 0)
       .map((leaves) => new FlatShard(unit, leaves, place));
   });
@@ -137,9 +156,7 @@ function doesCount({ leaf, isFlat }: Owned, isTied: boolean, mesh: Mesh): boolea
   const { globalShape, localShape } = leaf.placement;
   const isCutByTp = localShape.some((size, dim) => size !== globalShape[dim]);
   const isFirst = (axis: Axis) => mesh.coordinate(axis) === 0;
-  return (
-    (isFlat || isFirst("fsdp")) && (isCutByTp || isFirst("tp")) && (!isTied || isFirst("pp"))
-  );
+  return (isFlat || isFirst("fsdp")) && (isCutByTp || isFirst("tp")) && (!isTied || isFirst("pp"));
 }
 
 function sizeOf(shape: readonly number[]): number {

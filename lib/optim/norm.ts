@@ -183,17 +183,17 @@ export class MeshNorm implements GradientNorm {
       const isHere = part.counts && part.to > part.from;
       return gradient && isHere ? [{ gradient, row: this.#rowOf[i]! }] : [];
     });
-    const rows = onDevice(device, () => zeros([this.names.length, 2], "f64"));
+    const rows = onDevice(device, () => zeros([this.names.length + 1, 2], "f64"));
     if (counted.length > 0) {
       const sums = sumSquares(counted.map(({ gradient }) => gradient));
-      runsOf(counted.map(({ row }) => row)).forEach(([k, row, length]) =>
+      // The last row has the totals, here and there.
+      const places = [...counted.map(({ row }) => row), this.names.length];
+      runsOf(places).forEach(([k, row, length]) =>
         write(slice(rows, 0, row, row + length), slice(sums, 0, k, k + length)),
       );
     }
-    const all = stages.allReduce(fsdp.allReduce(rows, { site: "gradient norm" }), {
-      site: "gradient norm",
-    });
-    return concat([all, sum(all, 0, { keepDims: true })]);
+    const site = "gradient norm";
+    return stages.allReduce(fsdp.allReduce(rows, { site }), { site });
   }
 }
 

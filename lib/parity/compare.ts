@@ -43,18 +43,18 @@ export function barsOf({ dtype }: Pick<Case, "dtype">, device: Device): Bars {
 }
 
 /** Compares everything a run gives. */
-export function compare(
-  got: Outcome,
-  want: Outcome,
-  { bar, part }: Bars,
-): Comparison {
+export function compare(got: Outcome, want: Outcome, { bar, part }: Bars): Comparison {
   const floor = part * Math.hypot(...[...want.gradients.values()].map(norm));
   const misses: Miss[] = [];
   const check = (what: string, error: number) => {
     if (!(error <= bar)) misses.push({ what, error, bar });
   };
   if (got.initial !== want.initial) {
-    misses.push({ what: `initial weights (${got.initial}, not ${want.initial})`, error: 1, bar: 0 });
+    misses.push({
+      what: `initial weights (${got.initial}, not ${want.initial})`,
+      error: 1,
+      bar: 0,
+    });
   }
   let gradientError = 0;
   for (const [name, reference] of want.gradients) {
@@ -67,7 +67,10 @@ export function compare(
   }
   want.losses.forEach((loss, step) => {
     check(`loss of step ${step + 1}`, relativeError([got.losses[step]!], [loss]));
-    check(`gradient norm of step ${step + 1}`, relativeError([got.norms[step]!], [want.norms[step]!]));
+    check(
+      `gradient norm of step ${step + 1}`,
+      relativeError([got.norms[step]!], [want.norms[step]!]),
+    );
   });
   return { gradientError, misses };
 }

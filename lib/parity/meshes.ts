@@ -60,7 +60,9 @@ export class SubMesh implements Disposable {
   ): Promise<SubMesh | undefined> {
     const { world, ...sizes } = sizesOf(name);
     if (!run || world === 1) {
-      return (run?.rank ?? 0) === 0 ? new SubMesh(name, single(name, world, device), []) : undefined;
+      return (run?.rank ?? 0) === 0
+        ? new SubMesh(name, single(name, world, device), [])
+        : undefined;
     }
     if (run.rank >= world) return undefined;
     const topology = new Topology(sizes, { world });

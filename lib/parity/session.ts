@@ -53,7 +53,9 @@ export async function runSession(run: Run, options: SessionOptions): Promise<Mes
   const ranks = Array.from({ length: run?.size ?? 1 }, (_, rank) => rank);
   const { device } = options;
   const waits = { deadline: patience, callDeadline: patience };
-  using world = run ? await connectGroups(run, "world", ranks, device, waits) : Group.local("world");
+  using world = run
+    ? await connectGroups(run, "world", ranks, device, waits)
+    : Group.local("world");
   const references = new References(device);
   const rows: MeshRow[] = [];
   for (const precision of options.precisions) {
@@ -141,6 +143,9 @@ function labelOf({ kind, blocks, dtype, microbatchRows, recompute, residual }: C
 
 /** A hash of everything that must not depend on dp, fsdp and pp. */
 function fingerprint({ losses, norms, gradients, weights }: Outcome): string {
-  const all = new Map([...gradients, ...[...weights].map(([name, x]) => [`w ${name}`, x] as const)]);
+  const all = new Map([
+    ...gradients,
+    ...[...weights].map(([name, x]) => [`w ${name}`, x] as const),
+  ]);
   return hashOf(all, [...losses, ...norms]);
 }

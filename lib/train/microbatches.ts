@@ -35,7 +35,8 @@ export function checkShare(rows: number, { ranks, pieces }: Share): void {
         `give a multiple of ${ranks} rows`,
     );
   }
-  const of = ranks === 1 ? "" : `, of which each of ${ranks} ranks of dp and fsdp has an equal part`;
+  const of =
+    ranks === 1 ? "" : `, of which each of ${ranks} ranks of dp and fsdp has an equal part`;
   throw new RangeError(
     `accumulate is ${pieces}: expected a divisor of ${rows / ranks}: the batch size is ${rows}${of}`,
   );

@@ -9,7 +9,7 @@ import type { Group } from "../mesh/group.ts";
 import { Mesh } from "../mesh/mesh.ts";
 import { type ShardOptions, Shards } from "../mesh/shards.ts";
 import type { XLSTM } from "../nn/model.ts";
-import { parameterSpecs } from "../nn/parameters.ts";
+import { isDense, parameterSpecs } from "../nn/parameters.ts";
 import { type GradientNorm, LocalNorm, MeshNorm } from "../optim/norm.ts";
 import type { OptimizerRanks } from "../optim/optimizer.ts";
 import { onDevice, tensor } from "../tensor/index.ts";
@@ -27,8 +27,12 @@ export class Parallel implements OptimizerRanks {
   constructor(model: XLSTM, mesh: Mesh = Mesh.single(), options: ShardOptions = {}) {
     this.model = model;
     this.mesh = mesh;
-    const tied = model.config.tieEmbeddings ? [tiedTable] : [];
-    this.shards = new Shards(model, mesh, { ...options, tied });
+    const { config } = model;
+    const tied = config.tieEmbeddings ? [tiedTable] : [];
+    const specs = parameterSpecs(config).filter((spec) => !isDense(spec, config));
+    const wide = new Set(specs.map(({ name }) => name));
+    const isWide = (name: string) => wide.has(name);
+    this.shards = new Shards(model, mesh, { ...options, tied, isWide });
     this.norm = mesh.world.size === 1 ? new LocalNorm() : this.#meshNorm();
   }
 
@@ -67,7 +71,11 @@ export class Parallel implements OptimizerRanks {
    * Ranks of one pipeline and of tp must give the same numbers, or, with `stages`, all but one of
    * the pipeline 0.
    */
-  sumOverData(values: readonly number[], site: string, options: { stages?: boolean } = {}): number[] {
+  sumOverData(
+    values: readonly number[],
+    site: string,
+    options: { stages?: boolean } = {},
+  ): number[] {
     const { mesh } = this;
     const axes = options.stages ? (["fsdp", "dp", "pp"] as const) : (["fsdp", "dp"] as const);
     return axes.reduce((sums, axis) => reduced(sums, mesh.group(axis), "sum", site), [...values]);
@@ -94,15 +102,9 @@ export class Parallel implements OptimizerRanks {
   }
 }
 
-function reduced(
-  values: number[],
-  group: Group,
-  op: "sum" | "max",
-  site: string,
-): number[] {
+function reduced(values: number[], group: Group, op: "sum" | "max", site: string): number[] {
   if (group.size === 1) return values;
   using mine = onDevice(group.device, () => tensor(Float64Array.from(values)));
   using all = group.allReduce(mine, { op, site });
   return [...all.dataSync()];
 }
-

@@ -106,8 +106,7 @@ export class Trainer {
           "optimizer(parallel.parameters(), settings, parallel)",
       );
     }
-    this.#captured =
-      isAlone && pieces === 1 ? CapturedTraining.for(model, optimizer) : undefined;
+    this.#captured = isAlone && pieces === 1 ? CapturedTraining.for(model, optimizer) : undefined;
   }
 
   /** Steps that have been taken. */

@@ -146,6 +146,25 @@ test("stages, streams and meshes that do not fit", () => {
   expect(on({ mesh: { dp: 8 }, batch: 4 })["batch"]).toContain("4 rows are not divisible by dp 8");
 });
 
+test("numbers that no plan can count are errors", () => {
+  const config = preset("bench0.92M");
+  const good = { world: 8, mesh: { dp: 2, fsdp: 2, tp: 2 }, batch: 8, length: 64, microbatches: 2 };
+  const bad = [0, -1, 0.5, Number.NaN, Infinity, 2 ** 32, 2 ** 60];
+  for (const key of ["world", "batch", "length", "microbatches"] as const) {
+    for (const value of bad) {
+      expect(() => planTraining(config, { ...good, [key]: value })).toThrow();
+    }
+  }
+  for (const value of [-1, 0.5, Number.NaN]) {
+    expect(() => planTraining(config, { ...good, minSize: value })).toThrow("a size is");
+  }
+  const many = { ...good, batch: 2 ** 24, microbatches: 2 ** 22 };
+  expect(() => planTraining(config, many)).toThrow("operations; plan fewer");
+  expect(() =>
+    planTraining(config, { ...good, world: 2 ** 17, mesh: { dp: -1 }, batch: 2 ** 18 }),
+  ).toThrow("plans go up to 65536");
+});
+
 test("the text shows shardings, bytes and calls, equal blocks on one line", () => {
   const text = renderPlan(seven({ world: 64, mesh: { pp: 2, fsdp: 4, tp: 8 }, microbatches: 4 }));
   expect(text).toContain("6 865 424 896 parameters, on 64 ranks: pp 2 × fsdp 4 × tp 8");

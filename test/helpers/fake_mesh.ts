@@ -60,6 +60,9 @@ export class FakeMesh implements Disposable {
     return new Group({ id, name, rank, ranks, device: "cpu" });
   }
 
+  /** Nobody watches. */
+  heartbeat(): void {}
+
   /** What was called since this mesh was made, as plans print it; messages one by one. */
   calls(): string[] {
     return flightRecord(this.#first).map((line) => {

@@ -33,7 +33,9 @@ async function train(name: string, ranks: number, ...more: string[]) {
 
 /** What metrics.jsonl says of losses and norms, step by step. */
 function logged(name: string): number[][] {
-  const lines = readFileSync(join(folder, name, "metrics.jsonl"), "utf8").trim().split("\n");
+  const lines = readFileSync(join(folder, name, "metrics.jsonl"), "utf8")
+    .trim()
+    .split("\n");
   return lines
     .map((line) => JSON.parse(line) as Record<string, number>)
     .flatMap((line) => {

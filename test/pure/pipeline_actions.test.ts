@@ -12,7 +12,8 @@ function listsOf(stages: number, microbatches: number): PipelineAction[][] {
 
 /** Text of an action; transfers name what goes and what comes. */
 function shown(action: PipelineAction): string {
-  if (action.kind !== "transfer") return `${action.kind === "forward" ? "F" : "B"}${action.microbatch}`;
+  if (action.kind !== "transfer")
+    return `${action.kind === "forward" ? "F" : "B"}${action.microbatch}`;
   const { send, receive } = action;
   const out = send ? `>${send.what}${send.microbatch}` : "";
   return out + (receive ? `<${receive.what}${receive.microbatch}` : "");

@@ -117,9 +117,10 @@ struct Vectors {
       w[e] = plain ? exp2_of(ws[e] + middle) : y.high;
       low[e] = __uint_as_float(x.low << 16 | y.low);
     }
-    pair(Record::u, u);
-    pair(Record::w, w);
-    pair(Record::low, low);
+    const int turned = Record::turned(2 * place.lane());
+    store_pack(record + Record::u + turned, u);
+    store_pack(record + Record::w + turned, w);
+    store_pack(record + Record::low + turned, low);
   }
   DEVICE void pair(int at, const float (&x)[2]) const {
     store_pack(record + at + 2 * place.lane(), x);

@@ -3,8 +3,12 @@
 
 constexpr int CHUNK = 64;
 
-// Floats at these offsets. Exponents are of 2.
+// Floats at these offsets. Exponents are of 2. u, w and low are `turned`: what a lane of the scores'
+// warps needs of them, tokens 8n + 2q and the next for one q, lies side by side.
 struct Record {
+  static constexpr int turned(int token) {
+    return (token >> 1 & 3) * 16 + (token >> 3) * 2 + (token & 1);
+  }
   static constexpr int u = 0;
   static constexpr int w = CHUNK;
   static constexpr int low = 2 * CHUNK;  // bf16 pairs: what u (high half) and w lost in f32

@@ -16,30 +16,22 @@ struct ScoreWarps {
     column = (s.lane & 3) * 2;
   }
 
-  DEVICE void wait_parts(int c, int from, int to) const {
-    for (int p = from; p < to; p++) {
-      sweep.wait_q(c, p);
-      sweep.wait_k(c, p);
-    }
-  }
-  // S = Q Kᵀ over parts FROM..TO of the keys.
-  template <int FROM, int TO>
-  DEVICE void multiply(float (&s)[COLUMNS], int c) const {
+  // S += Q Kᵀ over part p of the keys; S = for the first. Once Q and K are there.
+  DEVICE void multiply(float (&s)[COLUMNS], int c, int p) const {
+    sweep.wait_q(c, p);
+    sweep.wait_k(c, p);
+    const uint64_t q = ptx::descriptor(ptx::opaque(sweep.tile_q(c, p)), 16);
+    const uint64_t k = ptx::descriptor(ptx::opaque(sweep.tile_k(c, p)), 16);
     ptx::mma_fence();
 #pragma unroll
-    for (int p = FROM; p < TO; p++) {
-      const uint64_t q = ptx::descriptor(ptx::opaque(sweep.tile_q(c, p)), 16);
-      const uint64_t k = ptx::descriptor(ptx::opaque(sweep.tile_k(c, p)), 16);
-#pragma unroll
-      for (int step = 0; step < C::part_blocks * 4; step++) {
-        const uint32_t inside = (step & 3) * 32;
-        const uint64_t rows = ptx::advance(q, (step >> 2) * C::q_pitch + inside);
-        const uint64_t columns = ptx::advance(k, (step >> 2) * C::k_pitch + inside);
-        if (p + step == 0) {
-          add<true>(s, rows, columns);
-        } else {
-          add<false>(s, rows, columns);
-        }
+    for (int step = 0; step < C::part_blocks * 4; step++) {
+      const uint32_t inside = (step & 3) * 32;
+      const uint64_t rows = ptx::advance(q, (step >> 2) * C::q_pitch + inside);
+      const uint64_t columns = ptx::advance(k, (step >> 2) * C::k_pitch + inside);
+      if (p + step == 0) {
+        add<true>(s, rows, columns);
+      } else {
+        add<false>(s, rows, columns);
       }
     }
     ptx::mma_commit();
@@ -61,15 +53,15 @@ struct ScoreWarps {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const uint32_t i = row + 8 * e, edge = ((const uint32_t*)vectors)[Record::edge + i];
-      u[e] = vectors[C::u + i];
-      low[e] = half<!C::reverse>(((const uint32_t*)vectors)[Record::low + i]);
-      start[e] = column - (C::reverse ? i : edge % CHUNK);
+      u[e] = vectors[C::u + Record::turned(i)];
+      low[e] = half<!C::reverse>(((const uint32_t*)vectors)[Record::low + Record::turned(i)]);
+      start[e] = C::reverse ? column - row - 8 * e : column - edge % CHUNK;
       span[e] = C::reverse ? edge / CHUNK - i : i - edge % CHUNK;
     }
 #pragma unroll
     for (int n = 0; n < 8; n++) {
-      const float2 w = *(const float2*)&vectors[C::w + n * 8 + column];
-      const uint2 lows = *(const uint2*)&vectors[Record::low + n * 8 + column];
+      const float2 w = *(const float2*)&vectors[C::w + column * 8 + n * 2];
+      const uint2 lows = *(const uint2*)&vectors[Record::low + column * 8 + n * 2];
 #pragma unroll
       for (int x = 0; x < 4; x++) {
         const int e = x / 2, f = x % 2;
@@ -86,19 +78,21 @@ struct ScoreWarps {
   }
   // All that is causal is visible, and the record holds powers: Record::plain.
   DEVICE void gate_plain(float (&s)[COLUMNS], const float* record) const {
-    const float u[2] = {record[C::u + row], record[C::u + row + 8]};
+    const float* rows = &record[C::u + Record::turned(row)];
+    const float u[2] = {rows[0], rows[2]};
     const uint32_t ahead = CHUNK + row - column;
 #pragma unroll
-    for (int n = 0; n < 8; n++) {
-      const float2 w = *(const float2*)&record[C::w + n * 8 + column];
+    for (int n = 0; n < 8; n += 2) {
+      const float4 w = *(const float4*)&record[C::w + column * 8 + n * 2];
+      const float columns[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
-      for (int x = 0; x < 4; x++) {
-        const int e = x / 2, f = x % 2;
+      for (int x = 0; x < 8; x++) {
+        const int e = x / 2 % 2, f = x / 4 * 2 + x % 2;
         // Of the column, on the scale where that of token `row` is `ahead`.
-        const uint32_t at = CHUNK + 8 * n + f - 8 * e;
-        const float weight = u[e] * (f ? w.y : w.x);
-        s[n * 4 + x] *= C::reverse ? ptx::select_at_most(ahead, at, weight)
-                                   : ptx::select_at_most(at, ahead, weight);
+        const uint32_t at = CHUNK + 8 * (n + x / 4) + x % 2 - 8 * e;
+        const float weight = u[e] * columns[f];
+        s[n * 4 + x] *= C::reverse ? ptx::select_at_most(ahead, at, weight, 0.f)
+                                   : ptx::select_at_most(at, ahead, weight, 0.f);
       }
     }
   }
@@ -136,10 +130,11 @@ struct ScoreWarps {
   }
 
   DEVICE void write(const float (&s)[COLUMNS], uint32_t tile) const {
+    const uint32_t thread = ptx::thread_index() % 128;
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
       const float* x = &s[n * 4];
-      const int i = sweep.warp * 16 + (sweep.lane & 15), j = n + (sweep.lane >> 4);
+      const uint32_t i = thread / 32 * 16 + thread % 16, j = n + thread / 16 % 2;
       ptx::store_matrices(tile + i * 128 + ((j ^ (i & 7)) << 4), ptx::pack(x[0], x[1]),
                           ptx::pack(x[2], x[3]), ptx::pack(x[4], x[5]), ptx::pack(x[6], x[7]));
     }
@@ -229,8 +224,7 @@ struct ScoreWarps {
     }
     if (sweep.a.lengths && sweep.valid(c) < CHUNK) clear(c);
     float s[COLUMNS];
-    wait_parts(c, 0, C::parts);
-    multiply<0, C::parts>(s, c);
+    multiply(s, c, 0);
     ptx::mma_wait<0>();
     sweep.release_q(c, 0);
     const float* record = sweep.record_of(c);
@@ -284,14 +278,13 @@ struct ScoreWarps {
   // ---- Split keys, where this warpgroup finishes O too: mlstm_sweep_split.cuh.
 
   static DEVICE void round(uint32_t (&fragment)[4][4], const float (&s)[COLUMNS]);
-  DEVICE void begin(float (&s)[COLUMNS], int c) const;
-  DEVICE void complete(float (&s)[COLUMNS], int c) const;
+  DEVICE void multiply_parts(float (&s)[COLUMNS], int c) const;
   DEVICE void add_values(
       float (&o)[16], const uint32_t (&fragment)[4][4], int first, int c) const;
   DEVICE void add_halves(float (&o)[16], const float (&alpha)[2], int first) const;
   DEVICE void put(const float (&o)[16], float (&dot)[2], int first) const;
   DEVICE void put_dot(float (&dot)[2]) const;
-  DEVICE void split_step(float (&s)[COLUMNS], int c) const;
+  DEVICE void split_step(int c) const;
 };
 
 template <class C>

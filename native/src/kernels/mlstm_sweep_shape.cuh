@@ -41,7 +41,7 @@ static_assert(sizeof(MlstmSweep) == 768, "MlstmSweep");
 #define MULTICAST 512
 #endif
 #ifndef GIVE
-#define GIVE 1
+#define GIVE 0
 #endif
 #ifndef EXPERIMENT
 #define EXPERIMENT 0
@@ -51,10 +51,7 @@ struct SweepShape {
   static constexpr int key = KEY;
   static constexpr bool norm = NORM, reverse = REVERSE, dot = DOT, variant = VARIANT;
   static constexpr bool split = KEY == 512;
-#ifndef PROD
-#define PROD 1
-#endif
-  static constexpr bool producer = KEY >= 192 || KEY == 128 && (NORM || PROD);
+  static constexpr bool producer = KEY >= 192 || KEY == 128 && !DOT;
   static constexpr bool feeds_values = KEY >= 192;  // else each warpgroup loads its own
   static constexpr bool multicast = split || KEY >= MULTICAST && !DOT;
   static constexpr int cluster = multicast ? 2 : 1;
@@ -91,15 +88,15 @@ struct SweepShape {
   static constexpr int score_columns = NORM ? 36 : 32;  // accumulators of S
   // Σ over warps of these is what the launch gives: 4·128 or 3·168 per four warps.
 #ifndef SPLITC
-#define SPLITC 200
+#define SPLITC 208
 #endif
 #ifndef STEPS
-#define STEPS 1
+#define STEPS 2
 #endif
   static constexpr int steps_in_flight = split ? STEPS : 2;
   static constexpr int consumer_registers =
       split ? SPLITC : !producer ? 200 : KEY == 128 ? 168 : 208;
-  static constexpr int score_registers = KEY < 192 ? 104 : n_apart ? 64 : split ? 488 - 2 * SPLITC : 72;
+  static constexpr int score_registers = KEY <= 128 ? 104 : n_apart ? 64 : split ? 488 - 2 * SPLITC : 72;
   static constexpr int producer_registers = KEY == 128 ? 72 : n_apart ? 32 : 24;
 };
 

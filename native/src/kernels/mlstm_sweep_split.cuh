@@ -67,30 +67,20 @@ DEVICE void ScoreWarps<C>::round(uint32_t (&fragment)[4][4], const float (&s)[CO
   for (int i = 0; i < 16; i++) fragment[i / 4][i % 4] = ptx::pack(s[2 * i], s[2 * i + 1]);
 }
 
-// The first half of S(c)'s keys: asynchronous, while O of the step before is finished. Behind the
-// last step of what happens to lie there: products in a branch would follow each other.
+// Part after part; Q and K may be replaced as soon as they are multiplied.
 template <class C>
-DEVICE void ScoreWarps<C>::begin(float (&s)[COLUMNS], int c) const {
-  if (c < sweep.chunks) {
-    if (sweep.a.lengths && sweep.valid(c) < CHUNK) clear(c);
-    wait_parts(c, 0, C::parts / 2);
-  }
-  multiply<0, C::parts / 2>(s, c);
-}
-template <class C>
-DEVICE void ScoreWarps<C>::complete(float (&s)[COLUMNS], int c) const {
-  constexpr int half = C::parts / 2;
-  ptx::mma_wait<0>();
-  for (int p = 0; p < half; p++) {
-    sweep.release_q(c, p);
-    sweep.release_k(c, p);
-  }
-  wait_parts(c, half, C::parts);
-  multiply<half, C::parts>(s, c);
-  ptx::mma_wait<0>();
-  for (int p = half; p < C::parts; p++) {
-    sweep.release_q(c, p);
-    sweep.release_k(c, p);
+DEVICE void ScoreWarps<C>::multiply_parts(float (&s)[COLUMNS], int c) const {
+#pragma unroll
+  for (int p = 0; p <= C::parts; p++) {
+    if (p < C::parts) multiply(s, c, p);
+    if (p == 0) continue;
+    if (p < C::parts) {
+      ptx::mma_wait<1>();
+    } else {
+      ptx::mma_wait<0>();
+    }
+    sweep.release_q(c, p - 1);
+    sweep.release_k(c, p - 1);
   }
 }
 
@@ -164,11 +154,13 @@ DEVICE void ScoreWarps<C>::put_dot(float (&dot)[2]) const {
 }
 
 template <class C>
-DEVICE void ScoreWarps<C>::split_step(float (&s)[COLUMNS], int c) const {
-  complete(s, c);
+DEVICE void ScoreWarps<C>::split_step(int c) const {
+  if (sweep.a.lengths && sweep.valid(c) < CHUNK) clear(c);
+  float s[COLUMNS];
+  uint32_t fragment[4][4];
+  multiply_parts(s, c);
   sweep.wait_record(c);
   const float* record = sweep.record_of(c);
-  uint32_t fragment[4][4];
   if (((const int*)record)[Record::plain]) {
     gate_plain(s, record);
     round(fragment, s);
@@ -187,7 +179,6 @@ DEVICE void ScoreWarps<C>::split_step(float (&s)[COLUMNS], int c) const {
   put(o, dot, 0);
   add_values(o, fragment, 32, c);
   sweep.release(&shared.empty_v[0][c % C::v_stages]);
-  begin(s, c + 1);
   add_halves(o, alpha, 32);
   for (uint64_t& empty : shared.empty_half) sweep.release(&empty);
   put(o, dot, 32);
@@ -199,10 +190,7 @@ DEVICE void ScoreWarps<C>::split_step(float (&s)[COLUMNS], int c) const {
 template <class C>
 DEVICE void Sweep<C>::finish_split() {
   ScoreWarps<C> warps(*this);
-  float s[ScoreWarps<C>::COLUMNS];
-  warps.begin(s, 0);
-  for (int c = 0; c < chunks; c++) warps.split_step(s, c);
-  ptx::mma_wait<0>();
+  for (int c = 0; c < chunks; c++) warps.split_step(c);
 }
 
 // A warp beside the producer: O and x·O to memory, then the next x into the tile.

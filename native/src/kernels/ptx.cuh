@@ -36,6 +36,13 @@ DEVICE uint32_t opaque(uint32_t x) {
   return x;
 }
 
+// Read again where it is needed: kept, it would cost registers.
+DEVICE uint32_t thread_index() {
+  uint32_t x;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  return x;
+}
+
 // mbarrier
 
 DEVICE void barrier_init(uint32_t barrier, int count) {
@@ -197,13 +204,13 @@ DEVICE float low_half(uint32_t x) {
 DEVICE float high_half(uint32_t x) {
   return __uint_as_float(x & 0xffff0000u);
 }
-// value, or 0: a select even where the compiler would rather jump around what the value takes to
-// compute, because jumps would make the steps of a long row of values wait for each other.
-DEVICE float select_at_most(uint32_t x, uint32_t limit, float value) {
+// A select even where the compiler would rather jump around what the value takes to compute: jumps
+// would make the steps of a long row of values wait for each other.
+DEVICE float select_at_most(uint32_t x, uint32_t limit, float value, float otherwise) {
   float y;
-  asm("{.reg .pred p; setp.le.u32 p, %1, %2; selp.f32 %0, %3, 0f00000000, p;}"
+  asm("{.reg .pred p; setp.le.u32 p, %1, %2; selp.f32 %0, %3, %4, p;}"
       : "=f"(y)
-      : "r"(x), "r"(limit), "f"(value));
+      : "r"(x), "r"(limit), "f"(value), "f"(otherwise));
   return y;
 }
 DEVICE float power2(float x) {

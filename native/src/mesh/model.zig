@@ -190,10 +190,6 @@ pub const Model = struct {
         var width: f64 = @floatFromInt(s.dim);
         var elements: f64 = 0;
         for (model.parameters) |*parameter| {
-            if (parameter.shape.len == 0) return status.invalid(
-                "plan: {s} has no dims; every parameter has one or more",
-                .{parameter.name},
-            );
             var product: f64 = 1;
             for (parameter.shape) |size| product *= @floatFromInt(size);
             elements += product;

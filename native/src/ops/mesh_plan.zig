@@ -161,6 +161,10 @@ const Question = struct {
         const line = question.lines.next() orelse "";
         const name = try question.arena.dupe(u8, line);
         const shape = try question.series(u64, "a shape");
+        if (shape.len == 0 or shape.len > layouts.max_dims) return status.invalid(
+            "plan: {s} has {d} dims, expected 1 to {d}",
+            .{ name, shape.len, layouts.max_dims },
+        );
         const segments = try question.series(u64, "segments");
         const place = table.inBlock(name);
         const block: ?u32 = if (place) |found| found.block else null;

@@ -55,6 +55,7 @@ inline uint32_t shared_address(const void* p) {
   return at;
 }
 inline uint32_t opaque(uint32_t x) { return x; }
+inline uint32_t thread_index() { return threadIdx.x; }
 
 inline void barrier_init(uint32_t at, int count) {
   host::barrier_at(at) = {(uint16_t)count, (uint16_t)count, 0, 0};
@@ -205,8 +206,8 @@ inline void store_words(uint32_t to, const uint32_t (&x)[4]) {
   if (to % 16) host::fail("store not aligned");
   memcpy(host::active->shared + to, x, 16);
 }
-inline float select_at_most(uint32_t x, uint32_t limit, float value) {
-  return x <= limit ? value : 0;
+inline float select_at_most(uint32_t x, uint32_t limit, float value, float otherwise) {
+  return x <= limit ? value : otherwise;
 }
 
 inline float low_half(uint32_t x) { return host::bf16_float(x & 0xffff); }
