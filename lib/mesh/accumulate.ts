@@ -1,6 +1,6 @@
-// Sums over microbatches in an order that no mesh changes (mesh.md §15): a balanced binary tree over
-// the microbatch index. Ranks own aligned subtrees of it, and the collectives add those up in the
-// same tree, so that accumulation, dp and fsdp give the same bits.
+// Sums over microbatches in an order that no mesh changes (mesh.md §15): a balanced binary tree
+// over the microbatch index. Ranks own aligned subtrees of it, and the collectives add those up in
+// the same tree, so that accumulation, dp and fsdp give the same bits.
 
 import { add, type Gradients, noGrad, type Tensor } from "../tensor/index.ts";
 

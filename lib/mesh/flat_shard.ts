@@ -23,7 +23,9 @@ export interface Leaf extends Tensor {
   readonly decay: boolean;
   /** The part of the global tensor that lies on this coordinate of tp. */
   readonly placement: Placement;
-  /** Axes over which its gradient is a partial sum when backward ends, besides those of the data. */
+  /**
+   * Axes over which its gradient is a partial sum when backward ends, besides those of the data.
+   */
   readonly partial: readonly Axis[];
 }
 

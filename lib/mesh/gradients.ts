@@ -21,8 +21,8 @@ interface Open {
 
 /**
  * The gradients of a step by the tensors that the optimizer updates (`Slice.tensor`), complete.
- * `local` are the sums over this rank's microbatches by leaf, which are used up. LayoutError when an
- * axis is left over which a gradient is still a partial sum. Every rank of the mesh calls it.
+ * `local` are the sums over this rank's microbatches by leaf, which are used up. LayoutError when
+ * an axis is left over which a gradient is still a partial sum. Every rank of the mesh calls it.
  */
 export function reduceGradients(
   shards: Shards,

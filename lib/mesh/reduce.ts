@@ -1,6 +1,6 @@
 // What is left to be summed of the gradients of a step, and the all_reduces that do it (mesh.md §4,
-// §6). A gradient may reach the optimizer only when no axis is left: a sum that was forgotten gives a
-// model that trains wrongly, not one that stops.
+// §6). A gradient may reach the optimizer only when no axis is left: a sum that was forgotten gives
+// a model that trains wrongly, not one that stops.
 
 import { concat, noGrad, reshape, scope, slice, type Tensor } from "../tensor/index.ts";
 import type { Group } from "./group.ts";
@@ -14,7 +14,9 @@ export class LayoutError extends Error {
 /** What a gradient's leaf says of itself. */
 export interface PartialLeaf {
   readonly name: string;
-  /** Axes over which the gradient is a partial sum when backward ends, besides those of the data. */
+  /**
+   * Axes over which the gradient is a partial sum when backward ends, besides those of the data.
+   */
   readonly partial?: readonly Axis[];
 }
 
@@ -60,9 +62,9 @@ export class PartialSums {
 const bucketElements = 1 << 24;
 
 /**
- * Sums tensors of one dtype over a group with as few all_reduces as possible. Takes the tensors over
- * and returns new ones of the same shapes, in order; a group of one rank returns them as they are.
- * The bits are those of one all_reduce per tensor: the order of a sum depends on ranks alone.
+ * Sums tensors of one dtype over a group with as few all_reduces as possible. Takes the tensors
+ * over and returns new ones of the same shapes, in order; a group of one rank returns them as they
+ * are. The bits are those of one all_reduce per tensor: the order of a sum depends on ranks alone.
  */
 export function allReduceTogether(
   tensors: readonly Tensor[],

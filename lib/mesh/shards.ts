@@ -1,10 +1,11 @@
-// Which elements of a model's tensors this rank owns (mesh.md §7.1, §17): what its optimizer updates
-// and what its checkpoints store. dp replicates everything; fsdp cuts the flat vectors of units.
+// Which elements of a model's tensors this rank owns (mesh.md §7.1, §17): what its optimizer
+// updates and what its checkpoints store. dp replicates everything; fsdp cuts the flat vectors of
+// units.
 //
 //   const shards = new Shards(model, mesh, { minSize: 0 });
 //   const optimizer = adamw(shards.parameters(), settings);
 
-import type { DType, Tensor } from "../tensor/index.ts";
+import type { DType } from "../tensor/index.ts";
 import type { SumOrder } from "./accumulate.ts";
 import { FlatShard, type Leaf, type OwnedPart, type Unit } from "./flat_shard.ts";
 import { Fsdp, type UnitHooks } from "./fsdp.ts";
@@ -48,8 +49,8 @@ export interface Slice extends OwnedPart {
   /** Whether several ranks of fsdp own elements of it. */
   readonly straddles: boolean;
   /**
-   * Whether its elements count on this rank, of all ranks of fsdp, tp and pp that own the same ones.
-   * Over dp all ranks own the same.
+   * Whether its elements count on this rank, of all ranks of fsdp, tp and pp that own the same
+   * ones. Over dp all ranks own the same.
    */
   readonly counts: boolean;
   /** Whether another stage of the pipeline has it, too. */
@@ -119,7 +120,9 @@ type Owned = Omit<Slice, "name" | "counts" | "isTied">;
 interface CutOptions {
   readonly minSize: number;
   readonly tied: readonly string[];
-  /** Whether a parameter is gathered in another dtype than most, so that it needs its own vector. */
+  /**
+   * Whether a parameter is gathered in another dtype than most, so that it needs its own vector.
+   */
   readonly isApart: (name: string) => boolean;
 }
 

@@ -1,7 +1,7 @@
 // The global gradient norm (mesh.md §15, §16): every true element counts once, in f64, over fixed
 // blocks of 4096 elements of a tensor that are added in order. Which rank holds a block changes
-// nothing, so that the norm, and with it the clip factor, has the same bits on every mesh of dp, fsdp
-// and pp. Over tp the sums of the parts are added.
+// nothing, so that the norm, and with it the clip factor, has the same bits on every mesh of dp,
+// fsdp and pp. Over tp the sums of the parts are added.
 
 import type { Group } from "../mesh/group.ts";
 import { native, scratch } from "../native/library.ts";
@@ -12,7 +12,6 @@ import {
   onDevice,
   reshape,
   slice,
-  sum,
   type Tensor,
   tensor,
   write,

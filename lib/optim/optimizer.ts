@@ -229,8 +229,8 @@ export class Optimizer {
     }
     const { used, sums, norm, factor } = this.#measured(gradients);
     this.updates++;
-    // Where a gradient is not finite the factor is NaN, with which an update changes nothing: all of
-    // them are on their way before anything waits for the sums.
+    // Where a gradient is not finite the factor is NaN, with which an update changes nothing: all
+    // of them are on their way before anything waits for the sums.
     this.#updateAll(used, factor, lr);
     this.expectFinite(sums);
     return { norm: norm.item(), lr, nonFinite: 0 };

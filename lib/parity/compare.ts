@@ -20,8 +20,8 @@ export interface Comparison {
 }
 
 /**
- * Relative errors that rounding may make where sums are ordered differently. In f32 those of tensors
- * whose gradient nearly cancels are relative to a part of the norm of all gradients.
+ * Relative errors that rounding may make where sums are ordered differently. In f32 those of
+ * tensors whose gradient nearly cancels are relative to a part of the norm of all gradients.
  */
 const bars = { f64: { bar: 1e-12, part: 0 }, f32: { bar: 2e-6, part: 1e-3 } };
 /** Products of GPUs add in an order of their own for every shape. */

@@ -1,4 +1,5 @@
-// Which meshes the parity table has (mesh.md §22), and how the ranks of one launch form each of them.
+// Which meshes the parity table has (mesh.md §22), and how the ranks of one launch form each of
+// them.
 
 import type { Rendezvous } from "../launch/rendezvous.ts";
 import { type Group, connectGroups } from "../mesh/group.ts";

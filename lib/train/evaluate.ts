@@ -21,8 +21,8 @@ export interface EvaluationResult {
 
 /**
  * Mean loss of `model` over the batches, without dropout and gradients. Yields to the event loop
- * after each batch, so that signals arrive. On a mesh every rank calls it with the same batches, takes
- * its rows of each, and gets the result of all. RangeError when no token counts.
+ * after each batch, so that signals arrive. On a mesh every rank calls it with the same batches,
+ * takes its rows of each, and gets the result of all. RangeError when no token counts.
  */
 export async function evaluate(
   model: XLSTM,

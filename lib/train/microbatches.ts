@@ -38,7 +38,8 @@ export function checkShare(rows: number, { ranks, pieces }: Share): void {
   const of =
     ranks === 1 ? "" : `, of which each of ${ranks} ranks of dp and fsdp has an equal part`;
   throw new RangeError(
-    `accumulate is ${pieces}: expected a divisor of ${rows / ranks}: the batch size is ${rows}${of}`,
+    `accumulate is ${pieces}: expected a divisor of ${rows / ranks}: ` +
+      `the batch size is ${rows}${of}`,
   );
 }
 

@@ -36,9 +36,9 @@ export interface Differentiated {
 }
 
 /**
- * Loss and gradients of the mean over all valid targets of all ranks' microbatches. Every rank calls
- * it with equally many microbatches of one shape. Gathered weights stay until `parallel.shards` lets
- * go of them.
+ * Loss and gradients of the mean over all valid targets of all ranks' microbatches. Every rank
+ * calls it with equally many microbatches of one shape. Gathered weights stay until
+ * `parallel.shards` lets go of them.
  */
 export function differentiate(
   parallel: Parallel,

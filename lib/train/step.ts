@@ -1,5 +1,5 @@
-// One training step on any mesh: gradients of all microbatches of all ranks, their norm, the update.
-// Every rank takes the step together, and all of them get the same facts.
+// One training step on any mesh: gradients of all microbatches of all ranks, their norm, the
+// update. Every rank takes the step together, and all of them get the same facts.
 
 import { firstBad } from "../optim/norm.ts";
 import type { NonFiniteError, Optimizer } from "../optim/optimizer.ts";

@@ -3,10 +3,10 @@
 
 constexpr int CHUNK = 64;
 
-// Floats at these offsets. Exponents are of 2. u, w and low are `turned`: what a lane of the scores'
-// warps needs of them, tokens 8n + 2q and the next for one q, lies side by side.
+// Floats at these offsets. Exponents are of 2. u, w and low are `turned`: what a lane of the
+// scores' warps needs of them, tokens 8n + 2q and the next for one q, lies side by side.
 struct Record {
-  static constexpr int turned(int token) {
+  static DEVICE int turned(int token) {
     return (token >> 1 & 3) * 16 + (token >> 3) * 2 + (token & 1);
   }
   static constexpr int u = 0;

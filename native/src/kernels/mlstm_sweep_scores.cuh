@@ -6,15 +6,19 @@ struct ScoreWarps {
   static constexpr int COLUMNS = C::score_columns;
   Sweep<C>& sweep;
   SweepShared<C>& shared;
-  int row, column;  // row, row + 8; column, column + 1 of every 8
   float n[2] = {0, 0};  // of keys 2·pair, + 1; a share of the tokens when KEY < 256
   static constexpr int pairs = C::key / 2;
   static constexpr bool own_n = C::norm && !C::n_apart;
 
-  DEVICE ScoreWarps(Sweep<C>& s) : sweep(s), shared(s.shared) {
-    row = s.warp * 16 + (s.lane >> 2);
-    column = (s.lane & 3) * 2;
+  DEVICE ScoreWarps(Sweep<C>& s) : sweep(s), shared(s.shared) {}
+
+  // Of S a thread has rows `row` and 8 on, of every 8 columns `column` and the next. Found again
+  // where they are needed: beside S there are no registers to keep them.
+  static DEVICE uint32_t row_here() {
+    const uint32_t thread = ptx::thread_index() % 128;
+    return thread / 32 * 16 + thread % 32 / 4;
   }
+  static DEVICE uint32_t column_here() { return ptx::thread_index() % 4 * 2; }
 
   // S += Q Kᵀ over part p of the keys; S = for the first. Once Q and K are there.
   DEVICE void multiply(float (&s)[COLUMNS], int c, int p) const {
@@ -47,6 +51,7 @@ struct ScoreWarps {
 
   // Selected, never multiplied by 0: what is not visible may overflow.
   DEVICE void gate(float (&s)[COLUMNS], const float* record) const {
+    const uint32_t row = row_here(), column = column_here();
     const float* vectors = record + ptx::opaque(0);  // else the loads move ahead of the choice
     float u[2], low[2];
     uint32_t start[2], span[2];  // visible are the tokens `column - start` + 0..span
@@ -78,6 +83,7 @@ struct ScoreWarps {
   }
   // All that is causal is visible, and the record holds powers: Record::plain.
   DEVICE void gate_plain(float (&s)[COLUMNS], const float* record) const {
+    const uint32_t row = row_here(), column = column_here();
     const float* rows = &record[C::u + Record::turned(row)];
     const float u[2] = {rows[0], rows[2]};
     const uint32_t ahead = CHUNK + row - column;
@@ -98,8 +104,8 @@ struct ScoreWarps {
   }
 
   // Divides the scores by the denominator of their row, and alpha too. sigma: from the state.
-  DEVICE void normalise(
-      float (&s)[COLUMNS], float (&alpha)[2], float (&sigma)[2], const float* record) const {
+  DEVICE void normalise(float (&s)[COLUMNS], float (&alpha)[2], float (&sigma)[2],
+                        const float* record, uint32_t row) const {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       float sum = sigma[e];
@@ -118,7 +124,7 @@ struct ScoreWarps {
       alpha[e] *= inverse;
     }
   }
-  DEVICE void write_sigma(const float (&sigma)[2], int c) const {
+  DEVICE void write_sigma(const float (&sigma)[2], int c, uint32_t row) const {
     float* const to = *(float* const volatile*)&shared.where.sigma;
     if (!to || (sweep.lane & 3) != 0) return;
     const int tokens = *(const volatile int*)&shared.where.place.tokens;
@@ -247,14 +253,14 @@ struct ScoreWarps {
   }
 
   DEVICE void finish(float (&s)[COLUMNS], const float* record, int c) const {
-    float sigma[2];
-    if constexpr (C::norm) {
-      sigma[0] = record[C::alpha + row] * (s[32] + s[33]);
-      sigma[1] = record[C::alpha + row + 8] * (s[34] + s[35]);
-    }
     weigh(s, record);
-    float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]};
-    if constexpr (C::norm) normalise(s, alpha, sigma, record);
+    const uint32_t row = row_here();
+    float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]}, sigma[2];
+    if constexpr (C::norm) {
+      sigma[0] = alpha[0] * (s[32] + s[33]);
+      sigma[1] = alpha[1] * (s[34] + s[35]);
+      normalise(s, alpha, sigma, record, row);
+    }
     const int s_stage = c % C::s_stages;
     ptx::barrier_wait(Sweep<C>::at(&shared.empty_s[s_stage]),
                       Sweep<C>::parity(c, C::s_stages) ^ 1);
@@ -265,7 +271,7 @@ struct ScoreWarps {
     }
     ptx::fence_async();
     sweep.release(&shared.full_s[s_stage]);
-    if constexpr (C::norm) write_sigma(sigma, c);
+    if constexpr (C::norm) write_sigma(sigma, c, row);
   }
   DEVICE void weigh(float (&s)[COLUMNS], const float* record) const {
     if (((const int*)record)[Record::plain]) {

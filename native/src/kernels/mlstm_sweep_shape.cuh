@@ -1,7 +1,8 @@
 // The sweep's arguments, the vectors that drive it, and what a variant keeps on chip.
 #pragma once
-#include "mlstm_record.cuh"
 #include "ptx_wgmma.cuh"
+// After DEVICE.
+#include "mlstm_record.cuh"
 
 // How a tensor's blocks of 64 columns are found: by the block dim of the map, or, when the width
 // is no multiple of 64, by the column dim, which then clips and fills with zeros.

@@ -105,7 +105,7 @@ DEVICE void ScoreWarps<C>::add_values(
 
 template <class C>
 DEVICE void ScoreWarps<C>::add_halves(float (&o)[16], const float (&alpha)[2], int first) const {
-  const uint32_t token = ptx::opaque(row);  // here and below: else the places stay in registers
+  const uint32_t token = row_here(), column = column_here();
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     float(&from)[CHUNK][64] = *(float(*)[CHUNK][64])&shared.halves[half][0][0];
@@ -126,10 +126,10 @@ DEVICE void ScoreWarps<C>::add_halves(float (&o)[16], const float (&alpha)[2], i
 template <class C>
 DEVICE void ScoreWarps<C>::put(const float (&o)[16], float (&dot)[2], int first) const {
   const uint32_t tile = ptx::opaque(Sweep<C>::at(&shared.o[0][0][0]));
-  const uint32_t lane = ptx::opaque(sweep.lane), i = sweep.warp * 16 + (lane & 15);
+  const uint32_t thread = ptx::thread_index() % 128, i = thread / 32 * 16 + thread % 16;
 #pragma unroll
   for (int n = 0; n < 4; n += 2) {
-    const uint32_t j = first / 8 + n + (lane >> 4);
+    const uint32_t j = first / 8 + n + thread / 16 % 2;
     const uint32_t place = tile + i * 128 + ((j ^ (i & 7)) << 4);
     uint32_t x[4], y[4];
     ptx::load_matrices(x, place);
@@ -149,7 +149,7 @@ DEVICE void ScoreWarps<C>::put_dot(float (&dot)[2]) const {
   for (int e = 0; e < 2; e++) {
     dot[e] += __shfl_xor_sync(~0u, dot[e], 1);
     dot[e] += __shfl_xor_sync(~0u, dot[e], 2);
-    if ((sweep.lane & 3) == 0) shared.dots[0][0][row + 8 * e] = dot[e];
+    if ((sweep.lane & 3) == 0) shared.dots[0][0][row_here() + 8 * e] = dot[e];
   }
 }
 
@@ -170,6 +170,7 @@ DEVICE void ScoreWarps<C>::split_step(int c) const {
   }
   float o[16], dot[2] = {0, 0};
   add_values(o, fragment, 0, c);
+  const uint32_t row = row_here();
   const float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]};
   for (int half = 0; half < 2; half++) {
     ptx::barrier_wait(Sweep<C>::at(&shared.full_half[half]), c & 1);
