@@ -253,14 +253,16 @@ struct ScoreWarps {
   }
 
   DEVICE void finish(float (&s)[COLUMNS], const float* record, int c) const {
+    float sigma[2];
+    if constexpr (C::norm) {  // before the weights: they need the registers
+      const float* alphas = &record[C::alpha + row_here()];
+      sigma[0] = alphas[0] * (s[32] + s[33]);
+      sigma[1] = alphas[8] * (s[34] + s[35]);
+    }
     weigh(s, record);
     const uint32_t row = row_here();
-    float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]}, sigma[2];
-    if constexpr (C::norm) {
-      sigma[0] = alpha[0] * (s[32] + s[33]);
-      sigma[1] = alpha[1] * (s[34] + s[35]);
-      normalise(s, alpha, sigma, record, row);
-    }
+    float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]};
+    if constexpr (C::norm) normalise(s, alpha, sigma, record, row);
     const int s_stage = c % C::s_stages;
     ptx::barrier_wait(Sweep<C>::at(&shared.empty_s[s_stage]),
                       Sweep<C>::parity(c, C::s_stages) ^ 1);
