@@ -65,9 +65,9 @@ pub fn forward(device: *Device, a: *const args.MlstmForward) Error!void {
     const kind: launches.Kind = if (norm) .norm else .plain;
     var s = r.sweep(kind);
     s.q = try r.operand(kind, queries(a));
-    s.k = if (norm) try r.map(keysOf(a), 1, 64) else try r.operand(kind, keysOf(a));
-    s.v = try r.map(valuesOf(a), 1, 64);
-    s.o = try r.map(r.contiguous(a.h, a.width_v), 1, 64);
+    s.k = if (norm) try r.map(keysOf(a), 1) else try r.operand(kind, keysOf(a));
+    s.v = try r.map(valuesOf(a), 1);
+    s.o = try r.map(r.contiguous(a.h, a.width_v), 1);
     s.x = s.o;
     s.state_in = @ptrCast(@alignCast(a.c0));
     s.state_out = @ptrCast(@alignCast(a.c_last));
@@ -120,9 +120,9 @@ fn gradientOfQueries(
     var s = r.sweep(.dq);
     s.q = try r.operand(.dq, dh);
     s.k = try r.operand(.dq, valuesOf(a));
-    s.v = try r.map(keysOf(a), 1, 64);
-    s.o = try r.map(r.contiguous(a.dq, a.width_qk), 1, finished(a));
-    s.x = try r.map(queries(a), 1, finished(a));
+    s.v = try r.map(keysOf(a), 1);
+    s.o = try r.map(r.contiguous(a.dq, a.width_qk), 1);
+    s.x = try r.map(queries(a), 1);
     s.dots = rows;
     s.state_in = @ptrCast(@alignCast(a.c0));
     s.state_out = state;
@@ -135,9 +135,9 @@ fn gradientOfKeys(r: *const Backward, dh: launches.Operand, columns: [*]f32) Err
     var s = r.sweep(.dk);
     s.q = try r.operand(.dk, valuesOf(a));
     s.k = try r.operand(.dk, dh);
-    s.v = try r.map(queries(a), 1, 64);
-    s.o = try r.map(r.contiguous(a.dk, a.width_qk), 1, finished(a));
-    s.x = try r.map(keysOf(a), 1, finished(a));
+    s.v = try r.map(queries(a), 1);
+    s.o = try r.map(r.contiguous(a.dk, a.width_qk), 1);
+    s.x = try r.map(keysOf(a), 1);
     s.dots = columns;
     s.state_in = @ptrCast(@alignCast(a.dc_last));
     try r.launchSweep(.dk, s);
@@ -148,17 +148,12 @@ fn gradientOfValues(r: *const Backward, dh: launches.Operand) Error!void {
     var s = r.sweep(.dv);
     s.q = try r.operand(.dv, keysOf(a));
     s.k = try r.operand(.dv, queries(a));
-    s.v = try r.map(dh, 1, 64);
-    s.o = try r.map(r.contiguous(a.dv, a.width_v), 1, 64);
+    s.v = try r.map(dh, 1);
+    s.o = try r.map(r.contiguous(a.dv, a.width_v), 1);
     s.x = s.o;
     s.state_in = @ptrCast(@alignCast(a.dc_last));
     s.state_out = @ptrCast(@alignCast(a.dc0));
     try r.launchSweep(.dv, s);
-}
-
-/// Tokens of a chunk that one block finishes: a pair of blocks shares 512 keys.
-fn finished(a: *const args.MlstmBackward) u32 {
-    return if (a.width_v > 256) 32 else 64;
 }
 
 fn gateGradients(

@@ -130,9 +130,9 @@ const variants = [_]Variant{
     .{ .key = 64, .kind = .norm, .threads = 384, .shared = 142336 },
     .{ .key = 64, .kind = .plain, .threads = 384, .shared = 137216 },
     .{ .key = 64, .kind = .dv, .threads = 384, .shared = 137216 },
-    .{ .key = 128, .kind = .norm, .threads = 384, .shared = 194560 },
-    .{ .key = 128, .kind = .plain, .threads = 384, .shared = 186368 },
-    .{ .key = 128, .kind = .dv, .threads = 384, .shared = 186368 },
+    .{ .key = 128, .kind = .norm, .threads = 512, .shared = 142336 },
+    .{ .key = 128, .kind = .plain, .threads = 512, .shared = 136192 },
+    .{ .key = 128, .kind = .dv, .threads = 512, .shared = 136192 },
     .{ .key = 128, .kind = .dq, .threads = 384, .shared = 188416 },
     .{ .key = 128, .kind = .dk, .threads = 384, .shared = 188416 },
     .{ .key = 192, .kind = .dq, .threads = 512, .shared = 188416 },
@@ -142,8 +142,8 @@ const variants = [_]Variant{
     .{ .key = 256, .kind = .dv, .threads = 512, .shared = 227328 },
     .{ .key = 256, .kind = .dq, .threads = 512, .shared = 229376 },
     .{ .key = 256, .kind = .dk, .threads = 512, .shared = 229376 },
-    .{ .key = 512, .kind = .dq, .threads = 512, .shared = 225280, .cluster = 2 },
-    .{ .key = 512, .kind = .dk, .threads = 512, .shared = 225280, .cluster = 2 },
+    .{ .key = 512, .kind = .dq, .threads = 512, .shared = 228352, .cluster = 2 },
+    .{ .key = 512, .kind = .dk, .threads = 512, .shared = 228352, .cluster = 2 },
 };
 
 /// A tensor [B, S, NH, width].
@@ -229,12 +229,11 @@ pub fn Run(comptime A: type) type {
 
         /// Boxes of 64 columns, times as many as one instruction of the pass loads.
         pub fn operand(r: *const Self, kind: Kind, x: Operand) Error!driver.TensorMap {
-            const wide = !kind.narrow() and keyOf(r.a.width_v) >= 256 or
-                kind.narrow() and keyOf(r.a.width_qk) >= 256;
-            return r.map(x, if (wide) 4 else 1, 64);
+            const key = keyOf(if (kind.narrow()) r.a.width_qk else r.a.width_v);
+            return r.map(x, if (key == 256) 4 else 1);
         }
 
-        pub fn map(r: *const Self, x: Operand, blocks: u32, rows: u32) Error!driver.TensorMap {
+        pub fn map(r: *const Self, x: Operand, blocks: u32) Error!driver.TensorMap {
             const a = r.a;
             const whole = x.width % 64 == 0;
             const extents = [5]u64{
@@ -251,7 +250,7 @@ pub fn Run(comptime A: type) type {
                 if (a.heads > 1) x.strides.head * 2 else 128,
                 if (a.batch > 1) x.strides.batch * 2 else 128,
             };
-            const box = [5]u32{ 64, rows, if (whole) blocks else 1, 1, 1 };
+            const box = [5]u32{ 64, chunk, if (whole) blocks else 1, 1, 1 };
             return tensorMap(r.device, x.pointer, &extents, &pitches, &box);
         }
 
@@ -287,7 +286,8 @@ pub fn Run(comptime A: type) type {
                 .length = r.a.length,
                 .heads = @intCast(r.a.heads),
                 .chunks = @intCast(r.chunks),
-                .slices = @intCast(blocksOf(value, 128)),
+                // A block has 128 columns of V; with 512 keys 64, and two make a cluster.
+                .slices = @intCast(blocksOf(value, 128) * @as(u64, if (key > 256) 2 else 1)),
                 .key_width = @intCast(key),
                 .value_width = @intCast(value),
                 // The state lies in memory as [DQK][DV].
@@ -304,7 +304,7 @@ pub fn Run(comptime A: type) type {
                 const name = "mlstm_sweep_" ++ std.fmt.comptimePrint("{d}_{t}", .{ v.key, v.kind });
                 const key = keyOf(s.key_width);
                 if (v.key == key and v.kind == kind) return r.device.launch(name, .{
-                    .x = s.units * s.slices * v.cluster,
+                    .x = s.units * s.slices,
                     .threads = v.threads,
                     .shared = v.shared,
                     .cluster = v.cluster,

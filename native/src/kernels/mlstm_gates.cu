@@ -4,10 +4,11 @@
 //   b_t = Σ_{u≤t} lf_u in a chunk   w = li - b   P_t = max(m_before, w_1..w_t)   m = b + P
 //   u = b - m + log s    alpha = s·e^(b + m_before - m)    beta = e^(b_L + w - m_after)
 //   gamma = e^(b_L + m_before - m_after); backward: u - log(N + eps), alpha/(N + eps)
+//   where f32 holds them, e^(u - b_L/2) and e^(w + b_L/2) in place of u and w (Record::plain)
 //
 //   di_t = c_t (·σ(-i))      df_t = σ(-f_t)·(T + Σ_{u≥t} (r_u - c_u)) to the document's end
 //
-// Floor: 8 bytes (backward 12) read and 1.6 or 1.8 KB/64 written per token and head.
+// Floor: 8 bytes (backward 12) read and 1.0 to 1.8 KB/64 written per token and head.
 // Equals: cpu/mlstm_gates.zig, cpu/mlstm_gate_gradient.zig (frozen denominator).
 #include "mlstm_gates.cuh"
 
@@ -76,16 +77,15 @@ struct Vectors {
                    double after) const {
     const float scale = (float)a.scale, log_scale = log2f(scale);
     const double middle = g.total / 2;  // the powers of u and w lie around 1
-    double us[2], ws[2];
-    float alpha[2], beta[2], edge[2], floor[2];
+    double us[2];
+    float u[2], w[2], alpha[2], beta[2], floor[2];
     bool small = true;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int t = g.token(e);
       const bool exists = t < g.valid;
       floor[e] = exists && !a.sizes.sigmoid ? expf(fminf(-(float)(m[e] * ln_2), 80.f)) : 1.f;
-      us[e] = g.b[e] - m[e] + log_scale;
-      ws[e] = g.w[e];
+      us[e] = exists ? g.b[e] - m[e] + log_scale : lowest;
       alpha[e] = exists && g.sees_state(t) ? scale * exp2_of(g.b[e] + before - m[e]) : 0.f;
       beta[e] = exists && g.reaches_end(t) ? exp2_of(g.total + g.w[e] - after) : 0.f;
       if (exists && a.sigma) {
@@ -93,34 +93,42 @@ struct Vectors {
         us[e] -= log2f(denominator);
         alpha[e] /= denominator;
       }
-      if (!exists) us[e] = lowest;
-      small = small && (!exists || (fabs(us[e] - middle) <= 120 && fabs(ws[e] + middle) <= 120));
-      edge[e] = __int_as_float(exists ? g.first[e] + CHUNK * g.last_visible(t) : t * (CHUNK + 1));
+      u[e] = (float)(us[e] - middle);
+      w[e] = (float)(g.w[e] + middle);
+      small = small && (!exists || (fabsf(u[e]) <= 120 && fabsf(w[e]) <= 120));
     }
-    const bool plain = __ballot_sync(full_mask, small) == full_mask && !g.borders;
-    weights(us, ws, middle, plain);
     pair(Record::alpha, alpha);
     pair(Record::beta, beta);
-    pair(Record::edge, edge);
     if (a.sizes.normalize && !a.sigma) pair(Record::floor, floor);
+    const bool plain = __ballot_sync(full_mask, small) == full_mask && !g.borders;
+    if (plain) {
+      turned(Record::u, exp2f(u[0]), exp2f(u[1]));
+      turned(Record::w, exp2f(w[0]), exp2f(w[1]));
+    } else {
+      exponents(g, us);
+    }
     const float gamma = g.borders ? 0.f : exp2_of(g.total + before - after);
     const float rest[2] = {g.lane() == 0 ? gamma : 0.f, __int_as_float(g.lane() == 0 && plain)};
     if (g.lane() < 2) pair(Record::gamma, rest);
   }
-  DEVICE void weights(const double (&us)[2], const double (&ws)[2], double middle,
-                      bool plain) const {
-    float u[2], w[2], low[2];
+  DEVICE void exponents(const ChunkGates& g, const double (&us)[2]) const {
+    const Split u[2] = {Split(us[0]), Split(us[1])}, w[2] = {Split(g.w[0]), Split(g.w[1])};
+    float low[2], edge[2];
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const Split x(us[e]), y(ws[e]);
-      u[e] = plain ? exp2_of(us[e] - middle) : x.high;
-      w[e] = plain ? exp2_of(ws[e] + middle) : y.high;
-      low[e] = __uint_as_float(x.low << 16 | y.low);
+      const int t = g.token(e);
+      low[e] = __uint_as_float(u[e].low << 16 | w[e].low);
+      edge[e] = __int_as_float(
+          t < g.valid ? g.first[e] + CHUNK * g.last_visible(t) : t * (CHUNK + 1));
     }
-    const int turned = Record::turned(2 * place.lane());
-    store_pack(record + Record::u + turned, u);
-    store_pack(record + Record::w + turned, w);
-    store_pack(record + Record::low + turned, low);
+    turned(Record::u, u[0].high, u[1].high);
+    turned(Record::w, w[0].high, w[1].high);
+    turned(Record::low, low[0], low[1]);
+    pair(Record::edge, edge);
+  }
+  DEVICE void turned(int at, float x, float y) const {
+    const float both[2] = {x, y};
+    store_pack(record + at + Record::turned(2 * place.lane()), both);
   }
   DEVICE void pair(int at, const float (&x)[2]) const {
     store_pack(record + at + 2 * place.lane(), x);
@@ -196,7 +204,6 @@ struct TokenTerms {
     add(column, a.columns + at, a.column_parts, units * padded);
   }
   DEVICE void add(double (&sum)[2], const float* parts, uint32_t count, uint64_t part) const {
-#pragma unroll 4
     for (uint32_t p = 0; p < count; p++) {
       float x[2];
       load_pack(parts + p * part, x);
@@ -234,7 +241,6 @@ DEVICE double later_chunks(const MlstmGateGradient& a, uint64_t unit, uint32_t c
   const uint32_t lane = threadIdx.x % warp_size, left = a.sizes.chunks - chunk - 1;
   const uint32_t share = (left + warp_size - 1) / warp_size;
   Tail tail{0, 0};
-#pragma unroll 4
   for (uint32_t k = lane * share; k < (lane + 1) * share && k < left; k++)
     tail.append(all[2 * k], all[2 * k + 1] != 0);
   warp_tails(tail);

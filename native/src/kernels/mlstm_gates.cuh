@@ -165,7 +165,6 @@ DEVICE double m_before(const MlstmGates& a, uint64_t unit, uint32_t chunk) {
   const double* summaries = a.summaries + unit * a.sizes.chunks * 2;
   const uint32_t lane = threadIdx.x % warp_size, share = (chunk + warp_size - 1) / warp_size;
   double decay = 0, floor = -INFINITY;
-#pragma unroll 4
   for (uint32_t c = lane * share; c < (lane + 1) * share && c < chunk; c++) {
     floor = greater(floor + summaries[2 * c], summaries[2 * c + 1]);
     decay += summaries[2 * c];

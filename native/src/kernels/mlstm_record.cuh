@@ -17,7 +17,7 @@ struct Record {
   static constexpr int edge = 5 * CHUNK;   // i32: first token it sees + 64 · last that sees it
   static constexpr int gamma = 6 * CHUNK;
   // i32: without borders, and u and w so small that f32 holds their powers: 2^u and 2^w stand in
-  // their places, with a factor moved between them.
+  // their places, with a factor moved between them; `low` and `edge` hold nothing.
   static constexpr int plain = gamma + 1;  // and 2 more to keep 16-byte alignment
   static constexpr int floor = 6 * CHUNK + 4;  // e^-m, only with the normaliser
   static constexpr int size = floor, size_norm = floor + CHUNK;

@@ -14,9 +14,20 @@
 // in accumulators; the same registers are the A operand of C^T Q^T. Warpgroup 2 makes the gated
 // scores S (bf16, through shared memory). n is its work too, or that of the idle warps beside the
 // one that feeds the copy engine. Q, K, V, S travel through rings. dV and dK read the records of
-// dQ with their vectors exchanged. 512 keys: SweepShape.
+// dQ with their vectors exchanged.
 //
-// Floor, per token and head: 2·(2·KEY + 2·VALUE) bytes, 4·KEY·VALUE + 128·(KEY + VALUE) FLOP.
+// Floor, per token and head: 2·(2·KEY + 2·VALUE) bytes (dQ, dK + 2·VALUE for x), 4·KEY·VALUE +
+// 128·(KEY + VALUE) FLOP. H100 80GB HBM3, 65,536 tokens, medians of 100 launches in ms, and times
+// the floor at the 3.0 TB/s of a copy (docs/experiments.md, also for what was tried and dropped):
+//
+//   shape        forward sig   forward exp   dV           dQ, dK
+//   8 x 256/512  0.62  1.16    0.74  1.39    0.69  1.28   mlstm_sweep_split.cuh
+//   16 x 128/256 0.565 1.05    0.576 1.07    0.57  1.06   0.642  1.03
+//   32 x 64/128                0.598 1.11    0.62  1.15   0.718  1.15
+//
+// At 256 keys the chain of the state's warpgroups bounds a chunk: 4,230 cycles, of which 2,816 keep
+// the tensor cores busy. Those draw so much power that clocks fall from 1.98 to 1.5-1.7 GHz.
+//
 // Equals: cpu/mlstm_forward.zig, cpu/mlstm_backward.zig; reference/mlstm.zig.
 #pragma once
 #include "mlstm_sweep_shape.cuh"
@@ -50,16 +61,13 @@ struct Sweep {
     const volatile SweepPlace& w = shared.where.place;
     return {w.unit, w.column, w.head, w.batch, w.tokens};
   }
-  static DEVICE int rank() {
-    return blockIdx.x % C::cluster;
-  }
   static DEVICE uint32_t at(const void* p) {
     return ptx::shared_address(p);
   }
   DEVICE int place(int c) const {
     return C::reverse ? chunks - 1 - c : c;
   }
-  // Of the n-th tile that a ring of `stages` takes: the parity of the phase in which it arrives.
+  // Of the n-th tile in a ring of `stages`: the parity of the phase in which it arrives.
   static DEVICE int parity(uint32_t n, uint32_t stages) {
     return (n / stages) & 1;
   }
@@ -101,9 +109,9 @@ struct Sweep {
   }
   // To whoever loads a part: both blocks of a cluster.
   DEVICE void release_part(uint64_t* barrier) const {
-    if constexpr (C::multicast) {
+    if constexpr (C::split) {
       __syncwarp();
-      if (lane < C::loaders) ptx::barrier_arrive_remote(at(barrier), lane);
+      if (lane < C::cluster) ptx::barrier_arrive_remote(at(barrier), lane);
     } else {
       release(barrier);
     }
@@ -125,7 +133,7 @@ struct Sweep {
       ptx::registers_more<C::consumer_registers>();
       consume();
     }
-    if constexpr (C::cluster > 1) {  // not before the other block has received its last
+    if constexpr (C::split) {  // not before the other block has received its last
       __syncwarp();
       ptx::cluster_barrier();
     }
@@ -133,9 +141,8 @@ struct Sweep {
 
   DEVICE void prepare() {
     if (threadIdx.x == 0) {
-      ring(shared.full_q, shared.empty_q, C::q_stages, 1, (C::split ? 8 : 12) * C::loaders);
-      ring(shared.full_k, shared.empty_k, C::k_stages, 1,
-           (C::split ? 8 : C::key_readers) * C::loaders);
+      ring(shared.full_q, shared.empty_q, C::q_stages, 1, C::q_readers);
+      ring(shared.full_k, shared.empty_k, C::k_stages, 1, C::k_readers);
       for (uint64_t& n : shared.full_n) ptx::barrier_init(at(&n), C::n_parts);
       ring(shared.full_v[0], shared.empty_v[0], C::value_tiles * C::v_stages, 1,
            C::split ? 12 : 4);
@@ -154,7 +161,7 @@ struct Sweep {
     }
     ptx::fence_async();
     __syncthreads();
-    if constexpr (C::cluster > 1) ptx::cluster_barrier();
+    if constexpr (C::split) ptx::cluster_barrier();
   }
   static DEVICE void ring(uint64_t* full, uint64_t* empty, int stages, int fill, int drain) {
     for (int i = 0; i < stages; i++) {
@@ -169,20 +176,18 @@ struct Sweep {
     return {(int)columns.column * block, place(c) * CHUNK, (int)columns.block * block, w.head,
             w.batch};
   }
-  // The blocks of a part; of a cluster's two blocks each loads half of them for both.
-  template <int BLOCKS>
+  // The blocks of a part, BOX at once; split, this block's half of them, to both blocks.
+  template <int BOX>
   DEVICE void load_part(const SweepPlace& w, const TensorMap* map, uint32_t tile, uint32_t pitch,
                         uint32_t barrier, int c, int p) const {
-    constexpr int share = C::part_blocks / C::loaders;
-    const int mine = C::multicast ? rank() * share : 0;
+    if constexpr (C::split) {
+      const int i = blockIdx.x % C::cluster;
+      ptx::tensor_load_both(tile + i * pitch, map, barrier,
+                            box(w, a.q_columns, c, p * C::part_blocks + i));
+    } else {
 #pragma unroll
-    for (int i = 0; i < share; i += BLOCKS) {
-      const ptx::Box from = box(w, a.q_columns, c, p * C::part_blocks + mine + i);
-      const uint32_t to = tile + (mine + i) * pitch;
-      if constexpr (C::multicast) {
-        ptx::tensor_load_both(to, map, barrier, from);
-      } else {
-        ptx::tensor_load(to, map, barrier, from);
+      for (int i = 0; i < C::blocks; i += BOX) {
+        ptx::tensor_load(tile + i * pitch, map, barrier, box(w, a.q_columns, c, i));
       }
     }
   }
@@ -311,7 +316,7 @@ struct Sweep {
   }
   DEVICE void cleared() const {
     ptx::fence_async();
-    ptx::named_barrier(5, C::key_readers * 32);
+    ptx::named_barrier(5, C::clearing_warps * 32);
   }
 
   DEVICE void score();

@@ -1,7 +1,7 @@
 // The sweep's arguments, the vectors that drive it, and what a variant keeps on chip.
 #pragma once
 #include "ptx_wgmma.cuh"
-// After DEVICE.
+// Needs DEVICE.
 #include "mlstm_record.cuh"
 
 // How a tensor's blocks of 64 columns are found: by the block dim of the map, or, when the width
@@ -29,56 +29,47 @@ struct MlstmSweep {
 static_assert(sizeof(MlstmSweep) == 768, "MlstmSweep");
 
 // KEY: width of Q and K, padded to 64. NORM: h is divided by the denominator. REVERSE: from the
-// last chunk to the first. DOT: x·O is wanted. With KEY >= 192 a warp of its own feeds the copy
-// engine; below, where memory is the limit, blocks that run ahead lose locality: S's warpgroup does
-// it, or, when that has n to keep too, a warp that follows it (`paced`).
+// last chunk to the first. DOT: x·O is wanted.
+//
+// With KEY >= 192 a warp of its own feeds the copy engine. With 128, where memory is the limit, it
+// feeds Q and K alone, two stages deep (three: blocks drift apart and lose locality, 0.60 ms for
+// 0.565); with DOT, and with 64, the scores' warpgroup does it (a warp: 0.747 ms for 0.716).
 //
 // KEY = 512 is `split`: a block has 64 columns of V, and each of its two warpgroups of the state
 // keeps C^T for half of the keys (mlstm_sweep_split.cuh). Two blocks of a cluster, neighbours in V,
 // share Q and K: both receive what either loads, in parts of 128 keys.
-//
-// VARIANT: off in the product; what check/sweep_variants.cuh times against it.
-#ifndef MULTICAST
-#define MULTICAST 512
-#endif
-#ifndef GIVE
-#define GIVE 0
-#endif
-#ifndef EXPERIMENT
-#define EXPERIMENT 0
-#endif
-template <int KEY, bool NORM, bool REVERSE, bool DOT, bool VARIANT = false>
+template <int KEY, bool NORM, bool REVERSE, bool DOT>
 struct SweepShape {
   static constexpr int key = KEY;
-  static constexpr bool norm = NORM, reverse = REVERSE, dot = DOT, variant = VARIANT;
+  static constexpr bool norm = NORM, reverse = REVERSE, dot = DOT;
   static constexpr bool split = KEY == 512;
-  static constexpr bool producer = KEY >= 192 || KEY == 128 && !DOT;
+  static constexpr bool producer = KEY >= 192 || (KEY == 128 && !DOT);
   static constexpr bool feeds_values = KEY >= 192;  // else each warpgroup loads its own
-  static constexpr bool multicast = split || KEY >= MULTICAST && !DOT;
-  static constexpr int cluster = multicast ? 2 : 1;
-  static constexpr int threads = producer ? 512 : 384;
+  static constexpr int cluster = split ? 2 : 1, threads = producer ? 512 : 384;
   static constexpr int blocks = KEY / 64;
   static constexpr int parts = split ? 4 : 1, part_blocks = blocks / parts;
   // Of one warpgroup of the state: keys, and parts of a chunk's keys.
   static constexpr int own_keys = split ? KEY / 2 : KEY, own_parts = split ? 2 : 1;
   // Rings: of Q and K in parts, of V in tiles of 64 columns, `value_tiles` for a chunk.
   static constexpr int near = producer ? 2 : 3;
-  static constexpr int q_stages = split ? 4 : feeds_values ? 2 : near;
+  static constexpr int q_stages = split ? 4 : near;
   static constexpr int k_stages = split ? 6 : feeds_values ? 3 : near;
   static constexpr int value_tiles = split ? 1 : 2;
-  static constexpr int v_stages = split ? 2 : !feeds_values ? near : NORM ? 1 : 2;
+  static constexpr int v_stages = feeds_values && NORM ? 1 : near;
   static constexpr int s_stages = feeds_values ? 1 : 2;
   // Records travel with K, or, where that comes in parts, with V.
   static constexpr int record_stages = split ? v_stages : k_stages;
   // Tiles of 256 columns come in one instruction, others by block. n sits below each block of K.
-  static constexpr int q_box = KEY != 256 ? 1 : multicast ? 2 : 4, k_box = NORM ? 1 : q_box;
+  static constexpr int q_box = KEY == 256 ? 4 : 1, k_box = KEY == 256 && !NORM ? 4 : 1;
   static constexpr int k_rows = CHUNK + (NORM ? 8 : 0);
   // n is kept by three warps of the producer's group, else by the scores' warpgroup: there 256/KEY
   // groups of threads sum 64·KEY/256 tokens each.
   static constexpr bool n_apart = NORM && producer;
   static constexpr int n_parts = !NORM ? 1 : n_apart ? 3 : 256 / KEY;
-  static constexpr int key_readers = 12 + (n_apart ? n_parts : 0);  // warps
-  static constexpr int loaders = multicast ? 2 : 1;  // blocks that a part's readers tell
+  // Warps that read a part of Q or K: split, of both blocks.
+  static constexpr int q_readers = split ? 16 : 12;
+  static constexpr int k_readers = split ? 16 : 12 + (n_apart ? n_parts : 0);
+  static constexpr int clearing_warps = 12 + (n_apart ? n_parts : 0);
   // From the last chunk to the first, the rows and columns of a chunk's weights change places.
   static constexpr int u = REVERSE ? Record::w : Record::u, w = REVERSE ? Record::u : Record::w;
   static constexpr int alpha = REVERSE ? Record::beta : Record::alpha;
@@ -88,17 +79,9 @@ struct SweepShape {
   static constexpr int record = NORM ? Record::size_norm : Record::size;
   static constexpr int score_columns = NORM ? 36 : 32;  // accumulators of S
   // Σ over warps of these is what the launch gives: 4·128 or 3·168 per four warps.
-#ifndef SPLITC
-#define SPLITC 208
-#endif
-#ifndef STEPS
-#define STEPS 2
-#endif
-  static constexpr int steps_in_flight = split ? STEPS : 2;
-  static constexpr int consumer_registers =
-      split ? SPLITC : !producer ? 200 : KEY == 128 ? 168 : 208;
-  static constexpr int score_registers = KEY <= 128 ? 104 : n_apart ? 64 : split ? 488 - 2 * SPLITC : 72;
-  static constexpr int producer_registers = KEY == 128 ? 72 : n_apart ? 32 : 24;
+  static constexpr int consumer_registers = feeds_values ? 208 : producer ? 168 : 200;
+  static constexpr int score_registers = !feeds_values ? 104 : n_apart ? 64 : 72;
+  static constexpr int producer_registers = !feeds_values ? 72 : n_apart ? 32 : 24;
 };
 
 struct SweepPlace {
@@ -116,7 +99,7 @@ struct alignas(1024) SweepShared {
   uint16_t k[C::k_stages][C::part_blocks][C::k_rows][64];
   uint16_t v[C::value_tiles][C::v_stages][CHUNK][64];
   uint16_t o[C::value_tiles][CHUNK][64];
-  uint16_t s[C::split ? 1 : C::s_stages][C::split ? 1 : CHUNK][64];
+  uint16_t s[C::s_stages][C::split ? 1 : CHUNK][64];
   float halves[2][C::split ? CHUNK : 1][64];  // split: Q·C over half of the keys
   float record[C::record_stages][C::record];
   float factor[2][CHUNK];  // alpha over the denominator, of this and the last chunk

@@ -1,13 +1,14 @@
-// 512 keys. C^T of 64 value columns fills the accumulators of two warpgroups, half of the keys each;
-// neither sees the scores. They leave Q·C over their half in shared memory, f32, in the shadow of
-// the state's update. The third warpgroup makes S, multiplies it with V straight from registers,
-// adds both halves and writes O:
+// 512 keys. C^T of 64 value columns fills the accumulators of two warpgroups, half of the keys
+// each; neither sees the scores. They leave Q·C over their half in shared memory, f32, in the
+// shadow of the state's update. The third warpgroup makes S, multiplies it with V straight from
+// registers, adds both halves and rounds O; a warp beside the producer moves O, x and x·O:
 //
 //   O_i = S_i V + alpha_i (half_0 + half_1)_i       tokens in rows here, not H^T
 //
-// So the recurrence waits for nothing but its tiles and the place of the last halves. Tensor
-// cycles of a block and chunk: S 1,024, C^T Q^T 1,024, S V 128, update 1,024; shared memory
-// 500 KB = 3,900 cycles; L2 82 KB (Q and K come once for the cluster).
+// So the recurrence waits for nothing but its tiles and the place of the last halves. A block and
+// chunk: 3,200 cycles of the tensor cores (S 1,024, C^T Q^T 1,024, S V 128, update 1,024), 500 KB
+// of shared memory or 3,900 cycles, 82 KB of L2 (Q and K come once for two blocks). The warpgroup
+// of the scores bounds it: its 32 products take turns with those of two others (2,700 cycles).
 #pragma once
 
 // The halves' columns of V, shuffled by token in eights: no bank is met twice when the state's
@@ -44,18 +45,13 @@ DEVICE void StateWarps<C>::split_step(int c) {
   }
   const float* record = sweep.record_of(c);
   from_state(c, record[Record::gamma]);
-#if GIVE
-  give_half(c);
-#endif
   uint32_t x[4][4];
   scaled_values(x, v, record);
   sweep.release(&shared.empty_v[0][v_stage]);
   for (int p = 0; p < C::own_parts; p++) sweep.wait_k(c, first_part() + p);
   ptx::mma_fence();
   update(x, c);
-#if !GIVE
   give_half(c);
-#endif
   ptx::mma_wait<0>();
 #pragma unroll
   for (int p = 0; p < C::own_parts; p++) sweep.release_k(c, first_part() + p);

@@ -63,29 +63,28 @@ struct StateWarps {
   // The first part of a step's keys that this warpgroup multiplies.
   DEVICE int first_part() const { return C::split ? sweep.group * C::own_parts : 0; }
 
-  // ---- H^T = C^T Q^T, and C^T *= gamma in its shadow: a few k steps at a time, two in flight.
+  // ---- H^T = C^T Q^T, and C^T *= gamma in its shadow: two k steps at a time, two in flight.
   DEVICE void from_state(int c, float gamma) {
-    constexpr int steps = C::steps_in_flight;
-    constexpr int groups = C::own_keys / 16 / steps, in_part = groups / C::own_parts;
+    constexpr int groups = C::own_keys / 32, in_part = groups / C::own_parts;
     uint64_t q = 0;
 #pragma unroll
     for (int g = 0; g < groups; g++) {
       if (g % in_part == 0) {
         q = ptx::descriptor(ptx::opaque(sweep.tile_q(c, first_part() + g / in_part)), 16);
       }
-      uint32_t fragment[steps][4];
+      uint32_t fragment[2][4];
 #pragma unroll
-      for (int e = 0; e < steps; e++) {
+      for (int e = 0; e < 2; e++) {
 #pragma unroll
         for (int p = 0; p < 4; p++) {
-          const int i = (g * steps + e) * 8 + 2 * p;
+          const int i = (g * 2 + e) * 8 + 2 * p;
           fragment[e][p] = ptx::pack(state[i], state[i + 1]);
         }
       }
       ptx::mma_fence();
 #pragma unroll
-      for (int e = 0; e < steps; e++) {
-        const int step = g % in_part * steps + e;
+      for (int e = 0; e < 2; e++) {
+        const int step = g % in_part * 2 + e;
         const uint64_t tokens = ptx::advance(q, (step >> 2) * C::q_pitch + (step & 3) * 32);
         if (g + e == 0) {
           ptx::mma64_registers<true>(h, fragment[e], tokens);
@@ -95,7 +94,7 @@ struct StateWarps {
       }
       ptx::mma_commit();
 #pragma unroll
-      for (int i = g * 8 * steps; i < (g + 1) * 8 * steps; i++) state[i] *= gamma;
+      for (int i = g * 16; i < g * 16 + 16; i++) state[i] *= gamma;
       if (g < groups - 1) {
         ptx::mma_wait<1>();
         if (g > 0 && g % in_part == 0) sweep.release_q(c, first_part() + g / in_part - 1);

@@ -14,12 +14,12 @@ struct MapShape {
 struct MapLayout {
   uint64_t extents[5], pitches[4];
   uint32_t box[5];
-  MapLayout(const MapShape& s, int blocks, int rows) {
+  MapLayout(const MapShape& s, int blocks) {
     const bool whole = s.width % 64 == 0;
     const uint64_t extent[5] = {(uint64_t)(whole ? 64 : s.width), s.length,
                                 (uint64_t)(whole ? s.width / 64 : 1), s.heads, s.batch};
     const uint64_t pitch[4] = {s.step_stride, 64, s.head_stride, s.batch_stride};
-    const uint32_t sizes[5] = {64, (uint32_t)rows, (uint32_t)(whole ? blocks : 1), 1, 1};
+    const uint32_t sizes[5] = {64, 64, (uint32_t)(whole ? blocks : 1), 1, 1};
     for (int i = 0; i < 5; i++) extents[i] = extent[i], box[i] = sizes[i];
     for (int i = 0; i < 4; i++) pitches[i] = pitch[i] * 2;
   }

@@ -15,7 +15,6 @@
 #include "../mlstm_sweep_backward.cu"
 #include "../mlstm_sweep_forward.cu"
 #include "../mlstm_sweep_pair.cu"
-#include "sweep_variants.cuh"
 
 #include <algorithm>
 #include "check_device.hpp"
@@ -223,7 +222,6 @@ int main(int count, char** words) {
 #ifdef XL_HOPPER_HOST
   if (getenv("SEED")) host::seed = atoi(getenv("SEED"));
 #endif
-  use_variants = getenv("VARIANTS") != nullptr;
   const auto wanted = [&](const char* name) {
     for (int w = 1; w < count; w++)
       if (strstr(name, words[w])) return true;

@@ -11,8 +11,6 @@ struct Shape {
   bool steep;   // gates far from what soft caps allow
 };
 
-static bool use_variants = false;  // of sweep_variants.cuh, where there are any
-
 enum Pass { forward_pass, dv_pass, dq_pass, dk_pass };
 
 struct Problem {
@@ -106,17 +104,16 @@ struct Problem {
     const int width = pass == forward_pass || pass == dv_pass ? s.qk : s.v;
     return (width + 63) / 64 * 64;
   }
-  TensorMap map(const void* base, int width, uint64_t step, int blocks, int rows) const {
+  TensorMap map(const void* base, int width, uint64_t step, int blocks) const {
     const MapShape shape = {width, (uint64_t)s.batch, (uint64_t)s.length, (uint64_t)s.heads,
                             step * s.length, step, (uint64_t)width};
-    return encode(base, MapLayout(shape, blocks, rows));
+    return encode(base, MapLayout(shape, blocks));
   }
-  TensorMap map_qk(const void* p, int blocks, int rows = 64) const {
-    return map(p, s.qk, p == q || p == k ? qk_step : (uint64_t)s.heads * s.qk, blocks,
-               rows);
+  TensorMap map_qk(const void* p, int blocks) const {
+    return map(p, s.qk, p == q || p == k ? qk_step : (uint64_t)s.heads * s.qk, blocks);
   }
-  TensorMap map_v(const void* p, int blocks, int rows = 64) const {
-    return map(p, s.v, p == v ? v_step : (uint64_t)s.heads * s.v, blocks, rows);
+  TensorMap map_v(const void* p, int blocks) const {
+    return map(p, s.v, p == v ? v_step : (uint64_t)s.heads * s.v, blocks);
   }
   static Columns columns_of(int width) {
     return width % 64 == 0 ? Columns{0, 1} : Columns{64, 0};
@@ -125,8 +122,7 @@ struct Problem {
   MlstmSweep arguments(Pass pass) const {
     const bool narrow = pass == forward_pass || pass == dv_pass;  // the keys have width qk
     const bool norm = pass == forward_pass && s.normalize;
-    const bool both = key(pass) == 512 || key(pass) >= MULTICAST && narrow;
-    const int q_box = key(pass) != 256 ? 1 : both ? 2 : 4, k_box = norm ? 1 : q_box;
+    const int q_box = key(pass) == 256 ? 4 : 1, k_box = norm ? 1 : q_box;
     MlstmSweep a = {};
     const void* operands[4][4] = {{q, k, v, h}, {k, q, dh, dv}, {dh, v, k, dq}, {v, dh, q, dk}};
     const void* const* o = operands[pass];
@@ -142,9 +138,8 @@ struct Problem {
     a.units = units, a.length = s.length, a.heads = s.heads, a.chunks = chunks;
     a.key_width = narrow ? s.qk : s.v, a.value_width = narrow ? s.v : s.qk;
     a.key_stride = narrow ? s.v : 1, a.value_stride = narrow ? 1 : s.v;
-    const uint32_t width = key(pass) == 512 ? 64 : 128;  // columns of a block
-    a.slices = (a.value_width + width - 1) / width;
-    if (both) a.slices = (a.slices + 1) / 2 * 2;
+    // Blocks of 128 columns, or, in whole clusters, of 64.
+    a.slices = (a.value_width + 127) / 128 * (key(pass) == 512 ? 2 : 1);
     a.q_columns = columns_of(a.key_width), a.v_columns = columns_of(a.value_width);
     a.eps = 1e-6f;
     a.state_in = pass == forward_pass || pass == dq_pass ? c0 : dc;
@@ -157,18 +152,15 @@ struct Problem {
     return a;
   }
 
-#define SWEEP_LAUNCH(C, kernel)                                                       \
-  LAUNCH(kernel, (uint64_t)units * a.slices, 1, C::threads,              \
-         (int)sizeof(SweepShared<C>), a, C::cluster)
-#define SWEEP_CASE(width, norm_, reverse, dot, kernel)                                \
-  if (key(pass) == width && norm == norm_) {                                          \
-    using C = SweepShape<width, norm_, reverse, dot>;                                 \
-    SWEEP_LAUNCH(C, kernel);                                                          \
-    return;                                                                           \
+#define SWEEP_CASE(width, norm_, reverse, dot, kernel)                                  \
+  if (key(pass) == width && norm == norm_) {                                            \
+    using C = SweepShape<width, norm_, reverse, dot>;                                   \
+    LAUNCH(kernel, (uint64_t)units * a.slices, 1, C::threads, (int)sizeof(SweepShared<C>), \
+           a, C::cluster);                                                              \
+    return;                                                                             \
   }
   void sweep(Pass pass, const MlstmSweep& a) const {
     const bool norm = pass == forward_pass && s.normalize;
-    if (use_variants && sweep_variant(pass, a)) return;
     if (pass == forward_pass) {
       SWEEP_CASE(64, true, false, false, mlstm_sweep_64_norm)
       SWEEP_CASE(64, false, false, false, mlstm_sweep_64_plain)
@@ -192,19 +184,6 @@ struct Problem {
       SWEEP_CASE(512, false, true, true, mlstm_sweep_512_dk)
     }
     printf("no sweep of width %d for pass %d\n", key(pass), pass);
-  }
-  // Those of sweep_variants.cuh; false where there is none.
-  bool sweep_variant(Pass pass, const MlstmSweep& a) const {
-    const bool norm = pass == forward_pass && s.normalize;
-#define SWEEP_VARIANT(width, norm_, reverse, dot, which, kernel)                      \
-  if (key(pass) == width && norm == norm_ && pass == which) {                         \
-    using C = SweepShape<width, norm_, reverse, dot, true>;                           \
-    SWEEP_LAUNCH(C, kernel);                                                          \
-    return true;                                                                      \
-  }
-    SWEEP_VARIANTS
-#undef SWEEP_VARIANT
-    return false;
   }
   void sweep(Pass pass) const { sweep(pass, arguments(pass)); }
 

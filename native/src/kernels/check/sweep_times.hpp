@@ -152,19 +152,6 @@ static void time_passes(const Shape& s) {
   for (int e = 1; e < 4; e++)
     time_one(s, names[e], wide + (e > 1 ? row * s.qk : 0),
              [&] { p.sweep((Pass)e, arguments[e]); });
-  const auto variant = [&](Pass pass, const char* name, double bytes) {
-    const uint16_t* out[] = {p.h, p.dv, p.dq, p.dk};
-    device_fill((void*)out[pass], 0xff, rows * (pass < 2 ? s.v : s.qk) * 2);
-    use_variants = true;
-    if (pass == forward_pass) p.gates(false);
-    p.sweep(pass, arguments[pass]);
-    finish(name);
-    Error after[4] = {{"h", 7e-3}, {"dv", 7e-3}, {"dq", 7e-3}, {"dk", 7e-3}};
-    check_rows(p, p.units - 1, after);
-    after[pass].report(name, false);
-    time_one(s, name, bytes, [&] { p.sweep(pass, arguments[pass]); });
-    use_variants = false;
-  };
   time_one(s, "gate gradients", 24.0 * rows, [&] { p.gate_gradients(); });
   time_one(s, "all", 4 * wide + 2 * row * s.qk, [&] {
     p.gates(false);
