@@ -309,6 +309,10 @@ class GatheredUnit {
     this.#summed = undefined;
     this.#gradient?.dispose();
     this.#gradient = undefined;
+    // Left by a pass that was given up half-way.
+    for (const sum of this.#sums) sum.finish()?.dispose();
+    for (const { gradients } of this.#uses.values()) for (const each of gradients) each?.dispose();
+    this.#uses.clear();
   }
 }
 

@@ -64,7 +64,7 @@ export const optimizerSchema = z
   });
 
 /** Rules that take norms of whole tensors: no part of one can be updated by itself. */
-const wholeTensorRules: readonly string[] = ["lamb"];
+const wholeTensorRules: ReadonlySet<string> = new Set(["lamb"]);
 
 export type OptimizerInput = z.input<typeof optimizerSchema>;
 export type OptimizerConfig = z.output<typeof optimizerSchema>;
@@ -134,7 +134,7 @@ export class Optimizer {
   ) {
     this.config = parseConfig(optimizerSchema, input, "the optimizer configuration is wrong");
     const { lr, name } = this.config;
-    if (wholeTensorRules.includes(name)) expectWhole(name, parameters, cut);
+    if (wholeTensorRules.has(name)) expectWhole(name, parameters, cut);
     this.norm = norm;
     this.#lr = typeof lr === "number" ? () => lr : schedule(lr);
     this.#rule = ruleOf(this.config);

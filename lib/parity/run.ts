@@ -10,7 +10,7 @@ import { elements, parameterSpecs } from "../nn/parameters.ts";
 import type { Recompute } from "../nn/stack.ts";
 import type { ResidualMode } from "../nn/tensor_parallel.ts";
 import { adamw } from "../optim/optimizer.ts";
-import { type Gradients, type Tensor, tensor } from "../tensor/index.ts";
+import { type DType, type Gradients, type Tensor, tensor } from "../tensor/index.ts";
 import { microbatchesOf } from "../train/microbatches.ts";
 import { Parallel } from "../train/parallel.ts";
 import { takeStep } from "../train/step.ts";
@@ -25,8 +25,16 @@ export interface Case {
   readonly microbatchRows: number;
   readonly recompute: Recompute;
   readonly residual: ResidualMode;
+  /** Default true. */
   readonly reshard?: boolean;
+  /** Default 0: fsdp cuts everything. */
   readonly minSize?: number;
+  /** Dtype of gathered weights; default: the parameter's. */
+  readonly gather?: DType;
+  /** Blocks per stage; default: balanced. */
+  readonly stages?: readonly number[];
+  /** Whether the head is the table of the embedding. Default false. */
+  readonly tied?: boolean;
 }
 
 /** What a run gives, as plain numbers; the same on every rank. */
@@ -54,14 +62,14 @@ const settings = { lr: 1e-3, weightDecay: 0.1, beta2: 0.95, eps: 1e-3, gradClipN
 
 /** Runs a case; every rank of the mesh calls it. */
 export function runCase(mesh: Mesh, given: Case): Outcome {
-  const { kind, blocks, dtype, recompute, residual } = given;
-  const config = resolveConfig(configOf(kind, blocks, dtype));
-  const model = xlstm(config, { mesh, recompute, residual, seed: 5 });
+  const { kind, blocks, dtype, recompute, residual, stages, tied = false } = given;
+  const config = resolveConfig({ ...configOf(kind, blocks, dtype), tieEmbeddings: tied });
+  const model = xlstm(config, { mesh, recompute, residual, stages, seed: 5 });
   const uncut = new Parallel(model, mesh, { minSize: Infinity });
   const initial = hashOf(gather(uncut, ({ tensor }) => tensor));
   scramble(model);
-  const { reshard = true, minSize = 0 } = given;
-  const parallel = new Parallel(model, mesh, { reshardAfterForward: reshard, minSize });
+  const { reshard: reshardAfterForward = true, minSize = 0, gather: gatherDtype = null } = given;
+  const parallel = new Parallel(model, mesh, { reshardAfterForward, minSize, gatherDtype });
   const optimizer = adamw(parallel.parameters(), settings, parallel);
   const pieces = rows / (parallel.dataSize * given.microbatchRows);
   const share = { rank: parallel.dataRank, ranks: parallel.dataSize, pieces };
