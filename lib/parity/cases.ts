@@ -25,7 +25,7 @@ export const tokens = 32;
 const headNormEps = 1e-1;
 
 /** A model of `blocks` blocks. The vocabulary of the mixed kind does not divide over ranks. */
-export function configOf(kind: Kind, blocks: number, dtype: Precision): ModelConfigInput {
+export function configOf(kind: Kind, blocks: number, dtype: Precision | "bf16"): ModelConfigInput {
   const backend = { name: "chunkwise", chunkSize: 16 } as const;
   const mlstm = { gradMode: "exact", backend, headNormEps } as const;
   const shared = { embeddingDim: 64, numBlocks: blocks, numHeads: 8, dtype, lmHeadDtype: dtype };

@@ -23,7 +23,11 @@ export interface Comparison {
  * Relative errors that rounding may make where sums are ordered differently. In f32 those of
  * tensors whose gradient nearly cancels are relative to a part of the norm of all gradients.
  */
-const bars = { f64: { bar: 1e-12, part: 0 }, f32: { bar: 2e-6, part: 1e-3 } };
+const bars = {
+  f64: { bar: 1e-12, part: 0 },
+  f32: { bar: 2e-6, part: 1e-3 },
+  bf16: { bar: 3e-2, part: 1e-2 },
+};
 /** Products of GPUs add in an order of their own for every shape. */
 const gpuBars: Bars = { bar: 1e-5, part: 1e-3 };
 

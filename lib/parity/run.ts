@@ -20,7 +20,7 @@ import { batchOf, configOf, type Kind, type Precision, rows, scramble } from "./
 export interface Case {
   readonly kind: Kind;
   readonly blocks: number;
-  readonly dtype: Precision;
+  readonly dtype: Precision | "bf16";
   /** Rows of a microbatch: accumulation follows from it. */
   readonly microbatchRows: number;
   readonly recompute: Recompute;

@@ -63,7 +63,8 @@ export async function runSession(run: Run, options: SessionOptions): Promise<Mes
       world.barrier("before the next mesh");
       using member = await SubMesh.of(run, name, device);
       if (!member) continue;
-      const row = runMesh(member, casesOf(name, precision, options), references);
+      const cases = casesOf(name, precision, options);
+      const row = { precision, ...runMesh(member, cases, references) };
       if (world.rank > 0) continue;
       options.onRow?.(row);
       rows.push(row);
@@ -73,7 +74,11 @@ export async function runSession(run: Run, options: SessionOptions): Promise<Mes
   return rows;
 }
 
-function runMesh({ name, mesh }: SubMesh, cases: readonly Case[], references: References): MeshRow {
+function runMesh(
+  { name, mesh }: SubMesh,
+  cases: readonly Case[],
+  references: References,
+): Omit<MeshRow, "precision"> {
   const start = performance.now();
   const misses: CaseMiss[] = [];
   let gradientError = 0;
@@ -88,11 +93,11 @@ function runMesh({ name, mesh }: SubMesh, cases: readonly Case[], references: Re
     gradientError = Math.max(gradientError, result.gradientError);
     misses.push(...result.misses.map((miss) => ({ ...miss, case: labelOf(one) })));
   }
-  const { dtype: precision, blocks } = cases[0]!;
+  const { blocks } = cases[0]!;
   const norm = first!.norms[0]!;
   const hash = fingerprint(first!);
   const seconds = (performance.now() - start) / 1000;
-  const facts = { mesh: name, precision, blocks, cases: cases.length };
+  const facts = { mesh: name, blocks, cases: cases.length };
   return { ...facts, gradientError, norm, hash, misses, seconds };
 }
 

@@ -5,6 +5,7 @@
 //   const optimizer = adamw(parallel.parameters(), settings, parallel);
 //   await new Trainer({ model, optimizer, stream, parallel, steps: 100 }).run();
 
+import { ConfigError } from "../config/errors.ts";
 import type { Group } from "../mesh/group.ts";
 import { Mesh } from "../mesh/mesh.ts";
 import { type ShardOptions, Shards } from "../mesh/shards.ts";
@@ -23,11 +24,15 @@ export class Parallel implements OptimizerRanks {
   readonly shards: Shards;
   readonly norm: GradientNorm;
 
-  /** Moves what fsdp cuts out of the model's parameters: they have values only while in use. */
+  /**
+   * Moves what fsdp cuts out of the model's parameters: they have values only while in use.
+   * ConfigError for weights that would be gathered in a dtype the model does not compute in.
+   */
   constructor(model: XLSTM, mesh: Mesh = Mesh.single(), options: ShardOptions = {}) {
     this.model = model;
     this.mesh = mesh;
     const { config } = model;
+    checkGather(model, options.gatherDtype);
     const tied = config.tieEmbeddings ? [tiedTable] : [];
     const specs = parameterSpecs(config).filter((spec) => !isDense(spec, config));
     const wide = new Set(specs.map(({ name }) => name));
@@ -100,6 +105,15 @@ export class Parallel implements OptimizerRanks {
   dispose(): void {
     this.shards.dispose();
   }
+}
+
+/** Products take bf16 weights beside bf16 activations only. */
+function checkGather({ dtype }: XLSTM, gathered: ShardOptions["gatherDtype"]): void {
+  if (gathered !== "bf16" || dtype === "bf16") return;
+  const message =
+    `weights are gathered in bf16, and the model computes in ${dtype}: use model.dtype=bf16, or ` +
+    "no gather dtype";
+  throw new ConfigError("the model does not fit the mesh", [{ path: "mesh.gather", message }]);
 }
 
 function reduced(values: number[], group: Group, op: "sum" | "max", site: string): number[] {

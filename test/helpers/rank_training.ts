@@ -3,18 +3,17 @@
 //
 //   arguments: master, and { "scenario": "cases", "sizes": {"fsdp": 2}, "options": … }
 
-import { mkdtempSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { listCheckpoints } from "../../lib/checkpoint/protocol.ts";
 import { Corpus } from "../../lib/data/corpus.ts";
 import { type Mesh, mesh, Mesh as Single } from "../../lib/mesh/mesh.ts";
+import type { Slice } from "../../lib/mesh/shards.ts";
 import type { MeshSizes } from "../../lib/mesh/topology.ts";
+import type { ModelConfigInput } from "../../lib/nn/config.ts";
 import { xlstm } from "../../lib/nn/model.ts";
 import { adamw, optimizer as makeOptimizer } from "../../lib/optim/optimizer.ts";
 import { barsOf, compare, exact } from "../../lib/parity/compare.ts";
-import { type Case, type Outcome, runCase } from "../../lib/parity/run.ts";
-import { memory, noGrad } from "../../lib/tensor/index.ts";
+import { type Case, hashOf, type Outcome, runCase } from "../../lib/parity/run.ts";
+import { memory, noGrad, resetPeakMemory } from "../../lib/tensor/index.ts";
 import { Checkpoints } from "../../lib/train/checkpoints.ts";
 import { evaluate } from "../../lib/train/evaluate.ts";
 import { microbatchesOf } from "../../lib/train/microbatches.ts";
@@ -34,8 +33,6 @@ export interface CasesOptions {
   readonly cases: Record<string, Partial<Case>>;
   /** "rounding": what a sum in another order may make. Default: the same bits. */
   readonly bar?: "rounding" | number;
-  /** Whether the reference has the case's settings, too, as far as one process can. */
-  readonly isOwnReference?: boolean;
 }
 
 const plain: Case = {
@@ -66,16 +63,25 @@ function cases(ranks: Mesh, { cases, bar }: CasesOptions): Record<string, string
   return Object.fromEntries(missed);
 }
 
+/** A hash of gradients and weights of every case. */
+function prints(ranks: Mesh, { cases }: CasesOptions): Record<string, string> {
+  const printed = Object.entries(cases).map(([name, settings]) => {
+    const { gradients, weights } = runCase(ranks, { ...plain, ...settings });
+    return [name, hashOf(gradients) + hashOf(weights)] as const;
+  });
+  return Object.fromEntries(printed);
+}
+
 const words = "the whale rose and the sea fell and the men looked on the whale again. ";
 const text = new Corpus("words", new TextEncoder().encode(words.repeat(60)));
-const config = {
+const config: ModelConfigInput = {
   vocabSize: 256,
   embeddingDim: 32,
   numBlocks: 2,
   numHeads: 2,
   slstmAt: [1],
   dtype: "f64",
-} as const;
+};
 
 function partsOn(ranks: Mesh) {
   const model = xlstm(config, { seed: 3, mesh: ranks });
@@ -104,6 +110,37 @@ function memoryOf(ranks: Mesh) {
     live.push([...model.parameters().values()].some(({ disposed }) => !disposed));
   }
   return { elements: model.size, owned: owned(), moments, seen, live };
+}
+
+/** Most bytes that a step of a deep model needs beyond what lives on, freeing weights or not. */
+function peaks(ranks: Mesh) {
+  const deep = { ...config, slstmAt: [], embeddingDim: 64, numBlocks: 8 };
+  const bytesWith = (reshardAfterForward: boolean) => {
+    const model = xlstm(deep, { seed: 3, mesh: ranks });
+    const parallel = new Parallel(model, ranks, { minSize: 0, reshardAfterForward });
+    const optimizer = adamw(parallel.parameters(), { lr: 1e-3 }, parallel);
+    const share = { rank: parallel.dataRank, ranks: parallel.dataSize, pieces: 1 };
+    const batch = text.batches({ size: parallel.dataSize, length: 4 }).next();
+    const before = memory().bytes;
+    resetPeakMemory();
+    takeStep(parallel, optimizer, microbatchesOf(batch, share), { seed: 1, step: 0 });
+    const peak = memory().peakBytes - before;
+    const weights = 8 * model.size;
+    for (const item of [optimizer, parallel, model]) item.dispose();
+    return { peak, weights };
+  };
+  const [freed, kept] = [bytesWith(true), bytesWith(false)];
+  return { freed: freed.peak, kept: kept.peak, weights: kept.weights };
+}
+
+/** Weights gathered in a dtype that the model does not compute in. */
+function narrow(ranks: Mesh) {
+  const model = xlstm(config, { seed: 3, mesh: ranks });
+  try {
+    return new Parallel(model, ranks, { minSize: 0, gatherDtype: "bf16" }).dataSize;
+  } catch (error) {
+    return textOf(error);
+  }
 }
 
 /** Whether an optimizer that needs whole tensors can be made. */
@@ -139,58 +176,53 @@ function nothingValid(ranks: Mesh) {
   return { skipped, isSame, updates, taken };
 }
 
-/** A parameter that claims to be a partial sum over an axis that nobody sums over. */
-function unsummed(ranks: Mesh, { name }: { name: string }) {
-  const { model, parallel, optimizer, stream } = partsOn(ranks);
-  const parameter = model.parameters().get(name);
-  if (parameter) Object.defineProperty(parameter, "partial", { value: ["pp"] });
+/** Parameters that claim to leave partial sums over an axis that nobody sums over. */
+function unsummed(ranks: Mesh) {
+  const { parallel, optimizer, stream } = partsOn(ranks);
+  const slices = parallel.shards.slices as Map<string, Slice>;
+  for (const [name, slice] of [...slices].filter(([name]) => name.endsWith("mixer_norm.scale"))) {
+    const leaf = Object.create(slice.leaf, { partial: { value: ["pp"] } });
+    slices.set(name, { ...slice, leaf });
+  }
   const share = { rank: parallel.dataRank, ranks: parallel.dataSize, pieces: 2 };
   try {
-    takeStep(parallel, optimizer, microbatchesOf(stream.next(), share), { seed: 1, step: 0 });
-    return "taken";
+    return takeStep(parallel, optimizer, microbatchesOf(stream.next(), share), {
+      seed: 1,
+      step: 0,
+    });
   } catch (error) {
-    return textOf(error);
-  } finally {
-    // The mesh's other rank has no such parameter, and waits for this one's loss.
-    if (parameter) parallel.sumOverData([0], "loss", { stages: true });
+    return { error: textOf(error), updates: optimizer.updates };
   }
 }
 
-/** Runs a trainer; `signal` reaches rank 1 alone, after step 2. */
-async function trained(
-  ranks: Mesh,
-  { signal, poison }: { signal?: "SIGTERM" | "SIGUSR2"; poison?: string },
-) {
+/** What happens after step 2. */
+export interface TrainedOptions {
+  /** Folder of checkpoints. */
+  readonly directory?: string;
+  /** Reaches rank 1 alone. */
+  readonly signal?: "SIGTERM" | "SIGUSR2";
+  /** Becomes NaN wherever it lies. */
+  readonly poison?: string;
+}
+
+async function trained(ranks: Mesh, { directory, signal, poison }: TrainedOptions) {
   const parts = partsOn(ranks);
-  const directory = mkdtempSync(join(tmpdir(), "xlstm-ranks-"));
   const onStep: TrainerOptions["onStep"] = ({ step }) => {
     if (step !== 2) return;
     if (signal && ranks.rank === 1) process.emit(signal, signal);
     const parameter = poison && parts.parallel.parameters().get(poison);
     if (parameter) noGrad(() => parameter.write_(parameter.mul(Number.NaN)));
   };
-  const checkpoints = ranks.rank === 0 || signal ? shared(directory) : undefined;
-  const more = poison ? {} : { checkpoints: checkpoints! };
+  const every = { every: 0, recipe: {}, keep: { newest: 9 }, warn: () => {} };
+  const more = directory ? { checkpoints: new Checkpoints(directory, every) } : {};
+  const all = { ...parts, ...more, steps: 5, accumulate: 2, onStep };
   try {
-    const {
-      status,
-      step,
-      signal: by,
-    } = await new Trainer({
-      ...parts,
-      ...more,
-      steps: 5,
-      accumulate: 2,
-      onStep,
-    }).run();
-    return { status, step, by, saved: listCheckpoints(directory).map(({ step }) => step) };
+    const { status, step, signal: by } = await new Trainer(all).run();
+    const saved = directory ? listCheckpoints(directory).map(({ step }) => step) : [];
+    return { status, step, by, saved };
   } catch (error) {
     return { error: textOf(error), updates: parts.optimizer.updates };
   }
-}
-
-function shared(directory: string): Checkpoints {
-  return new Checkpoints(directory, { every: 0, recipe: {}, keep: { newest: 9 }, warn: () => {} });
 }
 
 /** The loss of a set whose batches do not divide over the ranks, here and on one process. */
@@ -214,11 +246,14 @@ function forgotten(ranks: Mesh) {
 
 const scenarios = {
   cases: (ranks: Mesh, options: unknown) => cases(ranks, options as CasesOptions),
+  prints: (ranks: Mesh, options: unknown) => prints(ranks, options as CasesOptions),
   memoryOf,
+  peaks,
   lamb,
+  narrow,
   nothingValid,
-  unsummed: (ranks: Mesh, options: unknown) => unsummed(ranks, options as { name: string }),
-  trained: (ranks: Mesh, options: unknown) => trained(ranks, options as { poison?: string }),
+  unsummed,
+  trained: (ranks: Mesh, options: unknown) => trained(ranks, options as TrainedOptions),
   evaluated,
   forgotten,
 };
