@@ -29,8 +29,8 @@ export function shareOf(
 }
 
 /** Dense gates of a paper block read the channels of all heads: of q, k and v, each by head. */
-function gateSegments({ block, mlstm, ...config }: ModelConfig): readonly number[] | undefined {
-  if (block !== "paper" || mlstm.gateInput !== "qkv") return undefined;
-  const { query, value } = mlstmWidths({ mlstm, ...config }, "paper");
+export function gateSegments(config: ModelConfig): readonly number[] | undefined {
+  if (!blockKinds(config).includes("paper") || config.mlstm.gateInput !== "qkv") return undefined;
+  const { query, value } = mlstmWidths(config, "paper");
   return [query, query, value];
 }

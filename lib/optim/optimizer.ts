@@ -104,8 +104,11 @@ interface Slot {
   readonly moments: Tensor[];
 }
 
-/** Parameters of one native call, and where their decays lie: native/src/ops/optimizer.zig. */
-const mostUpdates = 100;
+/**
+ * Parameters of one native call (two whole launches on a GPU), and where their decays lie:
+ * native/src/ops/optimizer.zig.
+ */
+const mostUpdates = 96;
 const handlesEach = 5;
 const firstDecay = 16;
 

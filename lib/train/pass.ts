@@ -176,12 +176,7 @@ function runStage(
 }
 
 /** Shape and dtype of the residual stream between two stages. */
-function streamOf({ model, mesh }: Parallel, { tokens }: Microbatch): PipelineWork["between"] {
+function streamOf({ model }: Parallel, { tokens }: Microbatch): PipelineWork["between"] {
   const [rows, length] = tokens.shape;
-  // Ranks of tp that each see a piece of the sequence leave a summand of every norm's gradient.
-  const isNorm = (name: string) => name.endsWith("mixer_norm.scale");
-  const norm = [...model.parameters().values()].find(({ name }) => isNorm(name));
-  const pieces = norm?.partial.includes("tp") ? mesh.size("tp") : 1;
-  const shape = [rows, length / pieces, model.config.embeddingDim];
-  return { shape, dtype: model.dtype };
+  return { shape: model.streamShape(rows, length), dtype: model.dtype };
 }

@@ -10,9 +10,10 @@ import type { PlannedResidual } from "../mesh/layout.ts";
 import { type PlannedModel, planStep, type StepPlan } from "../mesh/plan.ts";
 import type { ShardOptions } from "../mesh/shards.ts";
 import { type Axis, type MeshSizes, Topology } from "../mesh/topology.ts";
-import { blockKinds, type ModelConfig, mlstmWidths } from "../nn/config.ts";
+import { blockKinds, type ModelConfig } from "../nn/config.ts";
 import { parameterSpecs } from "../nn/parameters.ts";
 import type { Recompute } from "../nn/stack.ts";
+import { gateSegments } from "../nn/shares.ts";
 import { stageOf } from "../nn/stages.ts";
 import { NativeError } from "../native/errors.ts";
 import type { Device } from "../tensor/index.ts";
@@ -82,13 +83,11 @@ function fitted(sizes: MeshSizes, world: number, order: readonly Axis[] | undefi
 export function plannedModel(config: ModelConfig): PlannedModel {
   const kinds = blockKinds(config);
   const isUsed = (kind: (typeof kinds)[number]) => kinds.includes(kind);
-  const { query, value } = mlstmWidths(config, "paper");
-  const readsAll = isUsed("paper") && config.mlstm.gateInput === "qkv";
   return {
     name: config.name,
     parameters: parameterSpecs(config),
     kinds,
-    gateSegments: readsAll ? [query, query, value] : undefined,
+    gateSegments: gateSegments(config),
     embeddingDim: config.embeddingDim,
     vocabSize: config.vocabSize,
     tied: config.tieEmbeddings,

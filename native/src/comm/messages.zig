@@ -44,11 +44,7 @@ pub fn run(
 
 fn expectPeer(peer: *Peer, call: *const Description, other: u32, deadline: u64) Error!void {
     const global = peer.group.ranks;
-    if (peer.board.hasLeft(other)) return peer.giveUp(
-        .aborted,
-        "rank {d} has left while rank {d} waits for it in {f}",
-        .{ global[other], global[peer.group.rank], call.in(peer.group.name) },
-    );
+    if (peer.board.hasLeft(other)) return peer.left(other, call);
     if (clock.now() < deadline) return;
     return peer.giveUp(.timeout, "{f}: rank {d} did not take part within {d:.3} s", .{
         call.in(peer.group.name),

@@ -191,13 +191,15 @@ pub const Peer = struct {
     /// A rank that has closed its end while others wait for it will never come.
     fn expectComers(peer: *Peer) Error!void {
         var set: [boards.most_ranks]bool = undefined;
+        const call = &peer.board.line(peer.group.rank).call;
         for (peer.board.behind(peer.group.rank, &set), 0..) |is_behind, rank| {
-            if (is_behind and peer.board.hasLeft(rank)) return peer.left(rank);
+            if (is_behind and peer.board.hasLeft(rank)) return peer.left(rank, call);
         }
     }
 
-    pub fn left(peer: *Peer, rank: usize) Error!void {
-        const call = &peer.board.line(peer.group.rank).call;
+    /// Fails because a rank has closed its end, or for the reason that it gave before.
+    pub fn left(peer: *Peer, rank: usize, call: *const operation.Description) Error!void {
+        try peer.expectAlive(@tagName(call.kind));
         const text = "rank {d} has left while rank {d} waits for it in {f}";
         return peer.giveUp(.aborted, text, .{
             peer.group.ranks[rank],

@@ -26,6 +26,8 @@ pub const Shadows = struct {
         copy: ?Memory.Block = null,
         /// Launches of the device before the copy was made.
         made: u64 = 0,
+        /// There was no memory: asking again would empty the cache at every update.
+        is_refused: bool = false,
     };
 
     /// The copy of the first `count` elements at this address.
@@ -43,8 +45,8 @@ pub const Shadows = struct {
         count: u64,
     ) Error!void {
         const entry = try shadows.entries.getOrPut(device.gpa, address);
-        if (!entry.found_existing or entry.value_ptr.copy == null)
-            entry.value_ptr.* = .{ .count = count };
+        if (!entry.found_existing) entry.value_ptr.* = .{ .count = count };
+        if (entry.value_ptr.copy == null) entry.value_ptr.count = count;
     }
 
     /// The copy that an update of the weight must write, made now where it is missing. null: no
@@ -58,8 +60,11 @@ pub const Shadows = struct {
         const entry = shadows.entries.getPtr(address) orelse return null;
         if (entry.count != count) return null;
         if (entry.copy) |copy| return @ptrFromInt(copy.address);
-        if (device.memory.capture != null) return null;
-        const block = device.memory.alloc(&device.api, count * 2) catch return null;
+        if (entry.is_refused or device.memory.capture != null) return null;
+        const block = device.memory.alloc(&device.api, count * 2) catch {
+            entry.is_refused = true;
+            return null;
+        };
         errdefer device.memory.release(&device.api, block);
         const made = device.launches;
         try round(device, @ptrFromInt(address), @ptrFromInt(block.address), count);

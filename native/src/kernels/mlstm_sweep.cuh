@@ -26,7 +26,7 @@
 //   32 x 64/128                0.598 1.11    0.62  1.15   0.718  1.15
 //
 // At 256 keys the chain of the state's warpgroups bounds a chunk: 4,230 cycles, of which 2,816 keep
-// the tensor cores busy. Those draw so much power that clocks fall from 1.98 to 1.5-1.7 GHz.
+// the tensor cores busy. Those draw so much power that clocks fall from 1.98 to 1.4-1.75 GHz.
 //
 // Equals: cpu/mlstm_forward.zig, cpu/mlstm_backward.zig; reference/mlstm.zig.
 #pragma once

@@ -36,7 +36,10 @@ pub fn schedule(context: *Context, target_: i32) Error!void {
 const handles_each = 5;
 const first_decay = 16;
 /// What the scratch block holds.
-const most_tensors = scratch.block.ints.len / handles_each;
+const most_tensors = @min(
+    scratch.block.ints.len / handles_each,
+    scratch.block.floats.len - first_decay,
+);
 
 /// One update of `count` tensors of one dtype. Scratch ints, for each: parameter, gradient, three
 /// moments. Scratch floats: 0 step, 1 learning rate, 2 β1, 3 β2, 4 β3, 5 α, 6 eps, 7 gradient
