@@ -119,9 +119,9 @@ test("launches grow with 48 tensors, not with one", () => {
       optimizer.step(grads);
       const before = gpuFacts().launches;
       optimizer.step(grads);
-      // Squares: two for 120 tensors each, and one for the total. Factor: 1. Update: 3 for 100
-      // tensors and 1 for 30.
-      expect(gpuFacts().launches - before).toBe(5 + 1 + 4);
+      // Squares: two for 120 tensors each, and one for the total. Factor: 1. Update: 2 for 96
+      // tensors and 1 for 34.
+      expect(gpuFacts().launches - before).toBe(5 + 1 + 3);
     }),
   );
 });
