@@ -1,5 +1,6 @@
-// Fully sharded data parallelism (mesh.md §7): weights are gathered unit by unit when a pass needs
-// them, and gradients are summed over the ranks as soon as a unit's backward pass ends.
+// Data parallelism, unit by unit (mesh.md §7): weights that fsdp cuts are gathered when a pass
+// needs them, and gradients are summed over the ranks as soon as a unit's backward pass ends, those
+// of weights that lie whole on every rank as well.
 //
 // A parameter keeps its identity: while its unit is in use its handle is a view of the gathered
 // vector, otherwise it has none. What the tape saved of it is the parameter itself, so a backward
@@ -15,12 +16,16 @@ import {
   type Tensor,
 } from "../tensor/index.ts";
 import { record } from "../tensor/tape.ts";
-import { addUp, OrderedSum, type SumOrder } from "./accumulate.ts";
+import type { SumOrder } from "./accumulate.ts";
 import type { FlatShard, Leaf, Unit } from "./flat_shard.ts";
 import type { PendingTensor } from "./comm_pending.ts";
 import type { Group } from "./group.ts";
+import { RankSum, RankSums } from "./rank_sum.ts";
+import { type Microbatch, UnitGradients } from "./unit_gradients.ts";
+import { WholeUnit } from "./whole_unit.ts";
 
 export type { Leaf, Unit } from "./flat_shard.ts";
+export type { Microbatch } from "./unit_gradients.ts";
 
 /** What a model calls around the work of a unit. */
 export interface UnitHooks {
@@ -43,11 +48,20 @@ export interface FsdpOptions {
   readonly isWide: (name: string) => boolean;
 }
 
-/** Gathers, frees and reduces the flat vectors of a model's units. */
+/** Groups of the data axes. */
+interface DataGroups {
+  readonly fsdp: Group;
+  readonly dp: Group;
+}
+
+/** Gathers and frees the flat vectors of a model's units, and sums gradients over the data axes. */
 export class Fsdp implements UnitHooks {
   readonly #gathered: readonly GatheredUnit[];
+  readonly #whole: readonly WholeUnit[];
   /** What a unit reads: its own vector, and with tied weights another one's. */
   readonly #readBy: ReadonlyMap<string, readonly GatheredUnit[]>;
+  readonly #wholeReadBy: ReadonlyMap<string, readonly WholeUnit[]>;
+  readonly #running = new RankSums();
   #backward = false;
   #microbatch: Microbatch = { isLast: true };
 
@@ -55,22 +69,25 @@ export class Fsdp implements UnitHooks {
   constructor(
     units: readonly Unit[],
     shards: readonly FlatShard[],
-    groups: { readonly fsdp: Group; readonly dp: Group },
+    groups: DataGroups,
     options: FsdpOptions,
   ) {
+    const running = this.#running;
     const last = shards.at(-1);
     this.#gathered = shards.map((shard) => {
       // The last unit's backward pass follows its forward pass: freeing it in between is idle.
       const reshards = options.reshardAfterForward && shard !== last;
       const isWide = options.isWide(shard.leaves[0]!.name);
       const gatherDtype = isWide ? null : options.gatherDtype;
-      return new GatheredUnit(shard, groups, { ...options, gatherDtype, reshards });
+      return new GatheredUnit(shard, groups, { ...options, gatherDtype, reshards, running });
     });
-    const reads = ({ parameters }: Unit, { shard }: GatheredUnit) =>
-      shard.leaves.some((leaf) => parameters.includes(leaf));
-    this.#readBy = new Map(
-      units.map((unit) => [unit.name, this.#gathered.filter((gathered) => reads(unit, gathered))]),
+    const { order } = options;
+    const whole = { groups: [groups.fsdp, groups.dp], running, order };
+    this.#whole = wholeLeaves(units, shards).map(
+      ([unit, leaves]) => new WholeUnit(unit, leaves, whole),
     );
+    this.#readBy = readersOf(units, this.#gathered);
+    this.#wholeReadBy = readersOf(units, this.#whole);
   }
 
   /** Tells which microbatch the next forward pass is of. */
@@ -87,11 +104,15 @@ export class Fsdp implements UnitHooks {
 
   enter(unit: Unit): void {
     const all = this.#readBy.get(unit.name) ?? [];
-    for (const gathered of all) {
-      gathered.bind();
-      if (gradEnabled()) gathered.record(this.#microbatch);
+    for (const gathered of all) gathered.bind();
+    if (gradEnabled()) {
+      for (const one of [...all, ...this.#wholesOf(unit)]) one.record(this.#microbatch, unit);
     }
     this.#fetchAfter(all, this.#backward ? -1 : 1);
+  }
+
+  #wholesOf({ name }: Unit): readonly WholeUnit[] {
+    return this.#wholeReadBy.get(name) ?? [];
   }
 
   /** Starts to gather what is used next. Ranks that share a CPU gain nothing by it. */
@@ -107,7 +128,7 @@ export class Fsdp implements UnitHooks {
 
   leave(unit: Unit, outputs: readonly Tensor[]): readonly Tensor[] {
     const all = this.#readBy.get(unit.name) ?? [];
-    for (const gathered of all) gathered.forgetEdges();
+    for (const one of [...all, ...this.#wholesOf(unit)]) one.forgetEdges();
     const freed = this.#backward ? [] : all.filter(({ reshards }) => reshards);
     for (const gathered of freed) gathered.free();
     if (freed.length === 0 || !gradEnabled()) return outputs;
@@ -116,17 +137,48 @@ export class Fsdp implements UnitHooks {
 
   /**
    * Gradients of the step by owned part (`OwnedPart.tensor`), summed over microbatches, fsdp and
-   * dp; they live until `release`. Every rank calls it once per step.
+   * dp; they live until `release`, and those of whole parameters in the scope of the caller. Every
+   * rank calls it once per step.
    */
   gradients(): [Tensor, Tensor][] {
-    return this.#gathered.flatMap((unit) => unit.gradients());
+    const all = [...this.#gathered, ...this.#whole];
+    for (const unit of all) unit.reduceRest();
+    this.#running.finish();
+    return all.flatMap((unit) => unit.gradients());
   }
 
   /** Frees gathered weights and gradients: weights are going to change, or have changed. */
   release(): void {
     this.#backward = false;
-    for (const unit of this.#gathered) unit.release();
+    this.#running.clear();
+    for (const unit of [...this.#gathered, ...this.#whole]) unit.release();
   }
+
+  /** Lets go of everything but the shards. */
+  dispose(): void {
+    this.release();
+    for (const unit of this.#whole) unit.dispose();
+  }
+}
+
+/** By unit, what is in no flat vector: tied weights are the first unit's that reads them. */
+function wholeLeaves(units: readonly Unit[], shards: readonly FlatShard[]): [Unit, Leaf[]][] {
+  const seen = new Set<Leaf>(shards.flatMap(({ leaves }) => leaves));
+  return units.flatMap((unit) => {
+    const leaves = unit.parameters.filter((leaf) => !seen.has(leaf));
+    for (const leaf of leaves) seen.add(leaf);
+    return leaves.length > 0 ? [[unit, leaves] as [Unit, Leaf[]]] : [];
+  });
+}
+
+/** By the name of a unit, those whose leaves it reads. */
+function readersOf<T extends { readonly leaves: readonly Leaf[] }>(
+  units: readonly Unit[],
+  all: readonly T[],
+): ReadonlyMap<string, readonly T[]> {
+  const readBy = ({ parameters }: Unit) =>
+    all.filter(({ leaves }) => leaves.some((leaf) => parameters.includes(leaf)));
+  return new Map(units.map((unit) => [unit.name, readBy(unit)]));
 }
 
 /** The outputs, with a backward pass that first gathers the weights again. */
@@ -144,45 +196,37 @@ function gatherAgain(
   return again;
 }
 
-/** One microbatch of a step; the object is its identity. */
-export interface Microbatch {
-  /** Whether gradients are complete after its backward pass. */
-  readonly isLast: boolean;
-}
-
-/** Uses of a unit's weights in one microbatch: tied weights have two. */
-interface Uses {
-  recorded: number;
-  done: number;
-  readonly gradients: (Tensor | undefined)[];
-}
-
 class GatheredUnit {
   readonly shard: FlatShard;
   readonly reshards: boolean;
-  readonly #groups: { readonly fsdp: Group; readonly dp: Group };
+  readonly #groups: DataGroups;
   readonly #options: FsdpOptions;
-  readonly #sums: readonly OrderedSum<Tensor>[];
-  readonly #uses = new Map<Microbatch, Uses>();
+  readonly #gradients: UnitGradients;
+  readonly #running: RankSums;
   #bound: Tensor[] | undefined;
   /** Weights that are on their way. */
   #coming: PendingTensor | undefined;
-  /** This rank's run of the gradients, summed over fsdp: on its way. */
-  #summed: PendingTensor | undefined;
+  /** This rank's run of the gradients, on its way to its sum. */
+  #sum: RankSum | undefined;
   #gradient: Tensor | undefined;
 
   constructor(
     shard: FlatShard,
-    groups: { readonly fsdp: Group; readonly dp: Group },
-    options: FsdpOptions & { readonly reshards: boolean },
+    groups: DataGroups,
+    options: FsdpOptions & { readonly reshards: boolean; readonly running: RankSums },
   ) {
     this.shard = shard;
     this.reshards = options.reshards;
     this.#groups = groups;
     this.#options = options;
-    // Sums are made inside of backward passes, which let go of whatever else they make.
-    const kept = (a: Tensor, b: Tensor) => keep(addUp(a, b));
-    this.#sums = shard.leaves.map(() => new OrderedSum(kept, options.order));
+    this.#running = options.running;
+    const { leaves, values: source } = shard;
+    const dtype = options.scatterDtype ?? source.dtype;
+    this.#gradients = new UnitGradients({ leaves, source, dtype, order: options.order });
+  }
+
+  get leaves(): readonly Leaf[] {
+    return this.shard.leaves;
   }
 
   /** Gathers the weights, unless they are here. */
@@ -222,97 +266,70 @@ class GatheredUnit {
     this.#bound = undefined;
   }
 
-  /** Makes the parameters results of the gather, whose backward pass takes their gradients. */
-  record(microbatch: Microbatch): void {
-    const { leaves, unit, values } = this.shard;
-    let uses = this.#uses.get(microbatch);
-    if (!uses) this.#uses.set(microbatch, (uses = { recorded: 0, done: 0, gradients: [] }));
-    const entry = uses;
-    entry.recorded++;
-    record(`weights of ${unit.name}`, [values], [...leaves], (gradients) => {
-      gradients.forEach((gradient, i) => this.#take(entry, i, gradient));
-      entry.done++;
-      if (this.reshards) this.free();
-      if (entry.done === entry.recorded) this.#end(microbatch, entry);
-      return [null];
+  /**
+   * Makes the parameters results of the gather, whose backward pass takes their gradients; `reader`
+   * is the unit that is going to use them.
+   */
+  record(microbatch: Microbatch, reader: Unit): void {
+    this.#gradients.record(`weights of ${this.shard.unit.name}`, microbatch, {
+      used: () => {
+        if (this.reshards) this.free();
+      },
+      complete: () => {
+        this.#running.leave(reader);
+        this.#reduce();
+      },
     });
-    // Parameters outlive the tape, also where it owns what it records.
-    leaves[0]!.edge!.node.owned = undefined;
   }
 
-  /** Later operations must not think that they were part of this microbatch. */
   forgetEdges(): void {
-    for (const leaf of this.shard.leaves) leaf.edge = undefined;
+    this.#gradients.forgetEdges();
   }
 
-  #take(uses: Uses, index: number, gradient: Tensor | null | undefined): void {
-    if (!gradient) return;
-    const dtype = this.#options.scatterDtype ?? this.shard.values.dtype;
-    const held = keep(gradient.dtype === dtype ? gradient.detach() : cast(gradient, dtype));
-    const before = uses.gradients[index];
-    uses.gradients[index] = before ? keep(addUp(before, held)) : held;
-  }
-
-  /** The backward pass of a microbatch has left the unit. */
-  #end(microbatch: Microbatch, uses: Uses): void {
-    this.#uses.delete(microbatch);
-    uses.gradients.forEach((gradient, i) => {
-      if (gradient) this.#sums[i]!.push(gradient);
-    });
-    if (microbatch.isLast) this.#reduce();
-  }
-
-  /** Sums over fsdp, of which this rank gets its run, and that over dp. */
+  /** Starts the sum over fsdp, of which this rank gets its run; that over dp follows. */
   #reduce(): void {
     const { shard } = this;
-    const { unit, values } = shard;
-    const sums = this.#sums.map((sum) => sum.finish());
-    this.#summed = noGrad(() =>
-      scope(() => {
-        const whole = shard.join(sums, this.#options.scatterDtype ?? values.dtype);
-        for (const sum of sums) sum?.dispose();
-        return this.#groups.fsdp.startReduceScatter(whole, `gradients of ${unit.name}`).keep();
-      }),
-    );
-    // Alone over dp, the sum goes on beside the backward pass of the units below.
-    if (this.#groups.dp.size > 1) this.#gradient = this.#overData();
+    const { fsdp, dp } = this.#groups;
+    const gradients = this.#gradients.finish();
+    const dtype = this.#options.scatterDtype ?? shard.values.dtype;
+    const whole = noGrad(() => scope(() => keep(shard.join(gradients, dtype))));
+    for (const gradient of gradients) gradient?.dispose();
+    const site = `gradients of ${shard.unit.name}`;
+    const overData = (x: Tensor) => dp.startAllReduce(x, { site });
+    this.#sum = new RankSum(whole, [
+      (x) => fsdp.startReduceScatter(x, site),
+      ...(dp.size > 1 ? [overData] : []),
+    ]);
+    this.#running.add(this.#sum);
+  }
+
+  /** Starts what no backward pass has started. */
+  reduceRest(): void {
+    if (!this.#sum && !this.#gradient) this.#reduce();
   }
 
   gradients(): [Tensor, Tensor][] {
-    if (!this.#summed && !this.#gradient) this.#reduce();
-    this.#gradient ??= this.#overData();
-    return noGrad(() => this.shard.partsOf(this.#gradient!));
+    return noGrad(() => this.shard.partsOf((this.#gradient ??= this.#complete())));
   }
 
-  #overData(): Tensor {
-    const { dp } = this.#groups;
-    const { unit, values } = this.shard;
-    const site = `gradients of ${unit.name}`;
-    const mine = this.#summed!.join();
-    this.#summed = undefined;
-    return keep(
-      noGrad(() =>
-        scope(() => {
-          const all = dp.size > 1 ? dp.allReduce(mine, { site }) : mine;
-          const gradient = cast(all, values.dtype);
-          if (gradient !== mine) mine.dispose();
-          return gradient;
-        }),
-      ),
-    );
+  /** In the dtype of the values. */
+  #complete(): Tensor {
+    const total = this.#sum!.finish();
+    this.#sum = undefined;
+    const gradient = keep(noGrad(() => cast(total, this.shard.values.dtype)));
+    if (gradient !== total) total.dispose();
+    return gradient;
   }
 
   release(): void {
     this.free();
-    for (const pending of [this.#coming, this.#summed]) pending?.join().dispose();
+    this.#coming?.join().dispose();
     this.#coming = undefined;
-    this.#summed = undefined;
+    this.#sum?.dispose();
+    this.#sum = undefined;
     this.#gradient?.dispose();
     this.#gradient = undefined;
-    // Left by a pass that was given up half-way.
-    for (const sum of this.#sums) sum.finish()?.dispose();
-    for (const { gradients } of this.#uses.values()) for (const each of gradients) each?.dispose();
-    this.#uses.clear();
+    this.#gradients.release();
   }
 }
 

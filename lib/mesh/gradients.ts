@@ -35,18 +35,15 @@ export function reduceGradients(
     slices.map((slice) => leftOver(slice, mesh)),
     axes,
   );
-  const flat = new Map(shards.fsdp?.gradients());
-  for (const { name, isFlat } of slices) {
-    if (isFlat) for (const axis of axes) sums.reduced(name, axis);
-  }
+  // The sums over the data have run beside the backward pass, or end here.
+  const complete = shards.fsdp ? new Map(shards.fsdp.gradients()) : local;
   const open: Open[] = slices.flatMap((slice) => {
-    const gradient = slice.isFlat ? flat.get(slice.tensor) : local.get(slice.leaf);
+    const gradient = complete.get(slice.tensor);
     return gradient ? [{ slice, gradient }] : [];
   });
-  for (const axis of axes) {
-    const whole = open.filter(({ slice }) => !slice.isFlat);
-    sumOver(whole, mesh.group(axis), `gradients over ${axis}`);
-    for (const { name, isFlat } of slices) if (!isFlat) sums.reduced(name, axis);
+  // What is still among the local ones was not summed over any of them.
+  for (const { name, leaf } of slices) {
+    if (!local.has(leaf)) for (const axis of axes) sums.reduced(name, axis);
   }
   const overTp = slices.filter(({ name }) => sums.has(name, "tp"));
   const summands = open.filter(({ slice }) => overTp.includes(slice));

@@ -58,8 +58,11 @@ export class PartialSums {
   }
 }
 
-/** Elements of one fused all_reduce; larger lists go in several. */
-const bucketElements = 1 << 24;
+/**
+ * Elements of one fused all_reduce; larger lists go in several. Tensors of so many have the wire's
+ * bandwidth on their own, and need not be copied together.
+ */
+const bucketElements = 1 << 22;
 
 /**
  * Sums tensors of one dtype over a group with as few all_reduces as possible. Takes the tensors
@@ -92,7 +95,8 @@ export function joined(tensors: readonly Tensor[]): Tensor {
   return concat(tensors.map((tensor) => reshape(tensor, [-1])));
 }
 
-function bucketsOf(tensors: readonly Tensor[]): Tensor[][] {
+/** Neighbours that are summed together, of one dtype. */
+export function bucketsOf(tensors: readonly Tensor[]): Tensor[][] {
   const buckets: Tensor[][] = [];
   let filled = Infinity;
   for (const tensor of tensors) {

@@ -64,19 +64,22 @@ export class Shards {
   /** Every tensor of this rank's stage by name, in the model's order. */
   readonly slices: ReadonlyMap<string, Slice>;
   readonly order: SumOrder;
-  /** Undefined when fsdp is 1. */
+  /** Undefined when no other rank sees other rows: fsdp and dp are 1. */
   readonly fsdp: Fsdp | undefined;
   readonly #flats: readonly FlatShard[];
+  readonly #model: ShardedModel;
 
   /** Moves what fsdp cuts out of the model's parameters and sets the model's hooks. */
   constructor(model: ShardedModel, mesh: Mesh, options: ShardOptions = {}) {
+    this.#model = model;
     const leaves = [...model.parameters().values()];
     const onGpu = leaves[0]?.device === "cuda";
     this.order = options.order ?? (onGpu ? "running" : "tree");
     const { minSize = defaultMinSize, tied = [], gatherDtype = null } = options;
     const { isWide = () => false } = options;
-    const units = mesh.size("fsdp") > 1 ? model.units() : [];
-    this.#flats = cut(units, mesh, {
+    const hasOthers = mesh.size("fsdp") * mesh.size("dp") > 1;
+    const units = hasOthers ? model.units() : [];
+    this.#flats = cut(mesh.size("fsdp") > 1 ? units : [], mesh, {
       minSize,
       tied,
       isApart: gatherDtype === null ? () => false : isWide,
@@ -94,7 +97,7 @@ export class Shards {
       return { ...part, name, isTied, counts: doesCount(part, isTied, mesh) };
     };
     this.slices = new Map(leaves.map((leaf) => [leaf.name, sliceOf(leaf)]));
-    if (this.#flats.length === 0) return;
+    if (!hasOthers) return;
     const groups = { fsdp: mesh.group("fsdp"), dp: mesh.group("dp") };
     const { scatterDtype = null, reshardAfterForward = true } = options;
     const { order } = this;
@@ -109,7 +112,8 @@ export class Shards {
   }
 
   dispose(): void {
-    this.fsdp?.release();
+    this.fsdp?.dispose();
+    if (this.fsdp && this.#model.hooks === this.fsdp) this.#model.hooks = undefined;
     for (const flat of this.#flats) flat.dispose();
   }
 }

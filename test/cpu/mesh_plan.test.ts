@@ -76,6 +76,39 @@ test("a token of a block crosses tp as often as mesh.md §8.7 says", () => {
   ]);
 });
 
+test("gradients are summed over the data unit by unit, beside the backward pass", () => {
+  const config = preset("bench0.92M");
+  const training = { batch: 8, length: 64, microbatches: 2, minSize: 0 };
+  const sums = (mesh: Record<string, number>, world: number) =>
+    planTraining(config, { ...training, world, mesh })
+      .operations(0)
+      .filter((call) => /gradients of|\.in gradient/.test(call))
+      .map((call) => call.replace(/, .*/, ""));
+  const first = (calls: readonly string[], call: string) => {
+    expect(calls).toContain(call);
+    return calls.indexOf(call);
+  };
+  // Between the input gradients of the last microbatch, so once per step.
+  const over = sums({ dp: 2, tp: 2 }, 4);
+  const head = first(over, "all_reduce[dp] (gradients of head");
+  const above = over.lastIndexOf("reduce_scatter[tp] (blocks.3.ffn.in gradient");
+  const below = over.lastIndexOf("reduce_scatter[tp] (blocks.2.ffn.in gradient");
+  const block = first(over, "all_reduce[dp] (gradients of blocks.3");
+  expect([head, above, block, below]).toEqual(
+    [head, above, block, below].toSorted((a, b) => a - b),
+  );
+  // The sum of a run over dp waits for the unit below.
+  const both = sums({ dp: 2, fsdp: 2 }, 4);
+  const steps = ["head", "blocks.3", "blocks.2", "blocks.1", "blocks.0", "embedding"];
+  expect(both).toEqual([
+    ...steps.flatMap((name, i) => [
+      ...(i > 0 ? [`all_reduce[dp] (gradients of ${steps[i - 1]}`] : []),
+      `reduce_scatter[fsdp] (gradients of ${name}`,
+    ]),
+    "all_reduce[dp] (gradients of embedding",
+  ]);
+});
+
 test("4096 ranks of several meshes are planned and checked", () => {
   const meshes: Partial<TrainingToPlan>[] = [
     { mesh: { dp: 32, fsdp: 128 }, batch: 4096 },

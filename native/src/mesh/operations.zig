@@ -35,13 +35,14 @@ pub const Cause = enum(u8) {
 /// Which tensor it is: names the site in errors and in flight records.
 pub const Site = struct {
     what: What,
-    /// Vector, block, microbatch or axis.
+    /// Vector, unit, block, microbatch or axis.
     number: u32 = 0,
     is_gradient: bool = false,
 
     pub const What = enum(u8) {
         weights,
         unit_gradients,
+        whole_gradients,
         embedding_out,
         mixer_in,
         mixer_out,

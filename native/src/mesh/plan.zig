@@ -44,8 +44,9 @@ pub const Plan = struct {
         }
         try schedule_check.check(arena, shape, lists);
         const stages = try arena.alloc(step.StagePlan, count);
-        const passes = try arena.alloc([]const Operation, count);
-        for (stages, passes, 0..) |*plan, *list, stage| {
+        const parts = mesh.size(.tp);
+        const passes = try arena.alloc([]const Operation, count * parts);
+        for (stages, 0..) |*plan, stage| {
             const number: u32 = @intCast(stage);
             const pending = try arena.alloc(?AxisSet, model.parameters.len);
             @memset(pending, null);
@@ -60,7 +61,8 @@ pub const Plan = struct {
                 .pending = pending,
                 .shape = shape,
             };
-            list.* = try step.passesOf(arena, model, mesh, plan);
+            for (passes[stage * parts ..][0..parts], 0..) |*list, part|
+                list.* = try step.passesOf(arena, model, mesh, plan, @intCast(part));
         }
         return .{
             .arena = arena,
@@ -77,7 +79,7 @@ pub const Plan = struct {
         const number = at[@backingInt(axes.Axis.pp)];
         const stage = &plan.stages[number];
         return .{
-            .passes = plan.passes[number],
+            .passes = plan.passes[number * plan.mesh.size(.tp) + at[@backingInt(axes.Axis.tp)]],
             .closing = try step.closingOf(plan.arena, plan.model, plan.mesh, stage, at),
         };
     }
@@ -156,10 +158,11 @@ pub const Plan = struct {
     ) std.Io.Writer.Error!void {
         const number = site.number;
         switch (site.what) {
-            .weights, .unit_gradients => {
+            .weights, .unit_gradients, .whole_gradients => {
                 const parts = &plan.stages[stage].parts;
+                const is_whole = site.what == .whole_gradients;
                 const name: vectors.UnitName = .{
-                    .unit = parts.units[parts.vectors[number].unit],
+                    .unit = parts.units[if (is_whole) number else parts.vectors[number].unit],
                     .is_half = plan.model.settings.recompute == .half,
                 };
                 const what = if (site.what == .weights) "weights" else "gradients";

@@ -43,16 +43,31 @@ pub const Builder = struct {
     at: axes.Coordinates,
     list: operations.List = .empty,
     bound: []Binding,
+    /// By `Stage.wholes`.
+    wholes: []Uses,
+    /// Sums over fsdp whose tensor is still to be summed over dp, and the unit that ended last.
+    open: operations.List = .empty,
+    left: ?usize = null,
     /// Whether the microbatch is the last one of the step.
     is_last: bool = false,
 
     /// A vector during the step.
     const Binding = struct {
         is_gathered: bool = false,
+        reads: Uses = .{},
+    };
+
+    const Uses = struct {
         /// Units that read it: both ends of a model read tied weights.
-        uses: u32 = 0,
+        count: u32 = 0,
         /// Those of them that the backward pass has left.
         done: u32 = 0,
+
+        /// One more; whether it was the last.
+        fn leave(uses: *Uses) bool {
+            uses.done += 1;
+            return uses.done == uses.count;
+        }
     };
 
     pub fn size(builder: *const Builder, axis: Axis) u32 {
@@ -106,18 +121,34 @@ pub const Builder = struct {
         }
     }
 
-    /// The backward pass of a unit ends: vectors in the opposite order of their recording.
+    /// The backward pass of a unit ends: everything in the opposite order of its recording.
     fn end(builder: *Builder, unit: usize) Error!void {
+        const wholes = builder.plan.parts.whole_readers[unit];
+        var w = wholes.len;
+        while (w > 0) : (w -= 1) {
+            const number = wholes[w - 1];
+            if (!builder.wholes[number].leave() or !builder.is_last) continue;
+            try builder.goOn(unit);
+            try reduction.reduceWhole(builder, number);
+        }
         const readers = builder.plan.parts.readers[unit];
         var i = readers.len;
         while (i > 0) : (i -= 1) {
             const vector = readers[i - 1];
             const binding = &builder.bound[vector];
-            binding.done += 1;
             if (builder.plan.parts.vectors[vector].reshards) binding.is_gathered = false;
-            if (binding.done == binding.uses and builder.is_last)
-                try reduction.reduceVector(builder, vector);
+            if (!binding.reads.leave() or !builder.is_last) continue;
+            try builder.goOn(unit);
+            try reduction.reduceVector(builder, vector);
         }
+    }
+
+    /// Sums of the units before this one go on.
+    fn goOn(builder: *Builder, unit: ?usize) Error!void {
+        if (builder.left == unit) return;
+        builder.left = unit;
+        for (builder.open.items) |operation| try builder.add(operation);
+        builder.open.clearRetainingCapacity();
     }
 
     /// Whether the stage runs a unit: of a tied table the last stage has the weights only.
@@ -135,7 +166,8 @@ pub const Builder = struct {
     }
 
     fn backward(builder: *Builder) Error!void {
-        for (builder.bound) |*binding| binding.done = 0;
+        for (builder.bound) |*binding| binding.reads.done = 0;
+        for (builder.wholes) |*uses| uses.done = 0;
         const all = builder.plan.parts.units;
         const recompute = builder.model.settings.recompute != .none;
         var i = all.len;
@@ -191,7 +223,8 @@ pub const Builder = struct {
         });
     }
 
-    /// Up to the last backward pass: the same on all ranks of a stage.
+    /// Up to the last backward pass and the sums that run beside it: the same on all ranks of a
+    /// stage with one coordinate of tp.
     fn passes(builder: *Builder) Error!void {
         try builder.scalars(.fsdp, 1, .valid_targets);
         try builder.scalars(.dp, 1, .valid_targets);
@@ -202,6 +235,7 @@ pub const Builder = struct {
                 if (op.kind == .forward) try builder.forward() else try builder.backward();
             },
         };
+        try builder.goOn(null);
     }
 
     /// What follows: sums of what this rank has of the gradients.
@@ -248,6 +282,8 @@ fn begin(
 ) Error!Builder {
     const bound = try arena.alloc(Builder.Binding, plan.parts.vectors.len);
     @memset(bound, .{});
+    const wholes = try arena.alloc(Builder.Uses, plan.parts.wholes.len);
+    @memset(wholes, .{});
     const builder: Builder = .{
         .arena = arena,
         .model = model,
@@ -255,23 +291,28 @@ fn begin(
         .plan = plan,
         .at = at,
         .bound = bound,
+        .wholes = wholes,
     };
-    for (plan.parts.units, plan.parts.readers) |unit, readers| {
-        if (builder.runs(unit)) for (readers) |vector| {
-            bound[vector].uses += 1;
-        };
+    for (plan.parts.units, plan.parts.readers, plan.parts.whole_readers) |unit, vector, whole| {
+        if (!builder.runs(unit)) continue;
+        for (vector) |number| bound[number].reads.count += 1;
+        for (whole) |number| wholes[number].count += 1;
     }
     return builder;
 }
 
-/// The operations of the ranks of a stage up to the end of the last backward pass, in `arena`.
+/// The operations of the ranks of a stage at `part` of tp, up to the end of the last backward pass
+/// and of what runs beside it, in `arena`.
 pub fn passesOf(
     arena: std.mem.Allocator,
     model: *const Model,
     mesh: *const axes.Mesh,
     plan: *const StagePlan,
+    part: u32,
 ) Error![]const Operation {
-    var builder = try begin(arena, model, mesh, plan, @splat(0));
+    var at: axes.Coordinates = @splat(0);
+    at[@backingInt(Axis.tp)] = part;
+    var builder = try begin(arena, model, mesh, plan, at);
     try builder.passes();
     return builder.list.items;
 }

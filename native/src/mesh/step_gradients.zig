@@ -14,36 +14,86 @@ const Error = status.Error;
 const Site = operations.Site;
 
 /// Elements of one fused all_reduce, and tensors in one, at most: lib/mesh/reduce.ts.
-const bucket_elements = 1 << 24;
+const bucket_elements = 1 << 22;
 const bucket_tensors = 256;
 
-/// Sums a vector over fsdp, of which this rank gets its run, and that over dp.
+/// Sums a vector over fsdp, of which this rank gets its run; that over dp follows later.
 pub fn reduceVector(builder: *Builder, number: u32) Error!void {
     const vector = &builder.plan.parts.vectors[number];
-    const site: Site = .{ .what = .unit_gradients, .number = number };
-    for ([_]Axis{ .fsdp, .dp }) |axis| try builder.add(.{
-        .kind = if (axis == .fsdp) .reduce_scatter else .all_reduce,
-        .over = step.only(axis),
+    try sumOverData(builder, .{
+        .kind = .reduce_scatter,
+        .over = step.only(.fsdp),
         .dtype = builder.model.settings.scatter,
         .count = vector.layout.chunk,
-        .site = site,
+        .site = .{ .what = .unit_gradients, .number = number },
         .cause = .gradients,
         .sums = vector.parameters,
     });
 }
 
+/// The same of the parameters of a unit that are in no vector, bucket by bucket.
+pub fn reduceWhole(builder: *Builder, number: u32) Error!void {
+    const whole = &builder.plan.parts.wholes[number];
+    var items: std.ArrayList(Open) = .empty;
+    for (whole.parameters) |parameter| {
+        const count = localSize(builder, parameter);
+        try items.append(builder.arena, .{ .parameter = parameter, .count = count });
+    }
+    var buckets: Buckets = .{ .items = items.items };
+    while (buckets.next()) |bucket| try sumOverData(builder, .{
+        .kind = .all_reduce,
+        .over = step.only(.fsdp),
+        .dtype = builder.model.settings.parameter,
+        .count = bucket.count,
+        .site = .{ .what = .whole_gradients, .number = whole.unit },
+        .cause = .gradients,
+        .sums = try bucket.parameters(builder.arena),
+    });
+}
+
+/// `first` is the sum over fsdp; the one over dp waits for the next unit, unless it is alone.
+fn sumOverData(builder: *Builder, first: operations.Operation) Error!void {
+    var second = first;
+    second.kind = .all_reduce;
+    second.over = step.only(.dp);
+    if (builder.size(.fsdp) == 1) return builder.add(second);
+    try builder.add(first);
+    try builder.open.append(builder.arena, second);
+}
+
 /// A gradient on its way: elements of a parameter that this rank has.
 const Open = struct { parameter: u32, count: u64 };
 
-/// What is not in vectors, over the axes of the data; what layers left over tp; tied weights.
+/// As few sums as possible: neighbours go together.
+const Buckets = struct {
+    items: []const Open,
+
+    const Bucket = struct {
+        items: []const Open,
+        count: u64,
+
+        fn parameters(bucket: Bucket, arena: std.mem.Allocator) error{OutOfMemory}![]const u32 {
+            const list = try arena.alloc(u32, bucket.items.len);
+            for (bucket.items, list) |item, *parameter| parameter.* = item.parameter;
+            return list;
+        }
+    };
+
+    fn next(buckets: *Buckets) ?Bucket {
+        const all = buckets.items;
+        if (all.len == 0) return null;
+        var count = all[0].count;
+        var end: usize = 1;
+        while (end < all.len and end < bucket_tensors and
+            count + all[end].count <= bucket_elements) : (end += 1) count += all[end].count;
+        buckets.items = all[end..];
+        return .{ .items = all[0..end], .count = count };
+    }
+};
+
+/// What layers left over tp; tied weights.
 pub fn reduceRest(builder: *Builder) Error!void {
     const plan = builder.plan;
-    var whole: std.ArrayList(Open) = .empty;
-    for (plan.parts.whole) |parameter| {
-        const count = localSize(builder, parameter);
-        try whole.append(builder.arena, .{ .parameter = parameter, .count = count });
-    }
-    for ([_]Axis{ .fsdp, .dp }) |axis| try sumOver(builder, whole.items, axis);
     var summands: std.ArrayList(Open) = .empty;
     for (plan.pending, 0..) |found, i| {
         const parameter: u32 = @intCast(i);
@@ -66,28 +116,17 @@ fn ownedSize(builder: *const Builder, parameter: u32) u64 {
     return step.ownedSize(builder.model, builder.mesh, builder.plan, builder.at, parameter);
 }
 
-/// As few all_reduces as possible, bucket by bucket.
 fn sumOver(builder: *Builder, items: []const Open, axis: Axis) Error!void {
-    const parameters = try builder.arena.alloc(u32, items.len);
-    for (items, parameters) |item, *parameter| parameter.* = item.parameter;
-    var first: usize = 0;
-    while (first < items.len) {
-        var filled = items[first].count;
-        var end = first + 1;
-        while (end < items.len and end - first < bucket_tensors and
-            filled + items[end].count <= bucket_elements) : (end += 1)
-            filled += items[end].count;
-        try builder.add(.{
-            .kind = .all_reduce,
-            .over = step.only(axis),
-            .dtype = builder.model.settings.parameter,
-            .count = filled,
-            .site = .{ .what = .axis_gradients, .number = @backingInt(axis) },
-            .cause = .gradients,
-            .sums = parameters[first..end],
-        });
-        first = end;
-    }
+    var buckets: Buckets = .{ .items = items };
+    while (buckets.next()) |bucket| try builder.add(.{
+        .kind = .all_reduce,
+        .over = step.only(axis),
+        .dtype = builder.model.settings.parameter,
+        .count = bucket.count,
+        .site = .{ .what = .axis_gradients, .number = @backingInt(axis) },
+        .cause = .gradients,
+        .sums = try bucket.parameters(builder.arena),
+    });
 }
 
 /// The first and the last stage of a pipeline add up what they have of a tied table.

@@ -26,6 +26,12 @@ pub const Vector = struct {
     reshards: bool,
 };
 
+/// Parameters of a unit that are in no vector; tied ones are the first unit's that reads them.
+pub const Whole = struct {
+    unit: u32,
+    parameters: []const u32,
+};
+
 pub const Stage = struct {
     units: []const Unit,
     vectors: []const Vector,
@@ -33,6 +39,9 @@ pub const Stage = struct {
     readers: []const []const u32,
     /// Parameters of the stage that are in no vector.
     whole: []const u32,
+    /// The same by unit, and which of these each unit reads.
+    wholes: []const Whole,
+    whole_readers: []const []const u32,
     /// By parameter of the model: its place in a vector, if it has one.
     places: []const ?Place,
 };
@@ -73,6 +82,7 @@ pub fn ofStage(
     for (model.parameters, 0..) |*parameter, i| {
         if (!is_cut[i] and model.isOnStage(parameter, stage)) try whole.append(arena, @intCast(i));
     }
+    const wholes = try wholesOf(arena, all, is_cut);
     const places = try arena.alloc(?Place, model.parameters.len);
     @memset(places, null);
     for (vectors.items, 0..) |vector, number| {
@@ -85,6 +95,8 @@ pub fn ofStage(
         .vectors = vectors.items,
         .readers = try readersOf(arena, all, vectors.items),
         .whole = whole.items,
+        .wholes = wholes,
+        .whole_readers = try readersOf(arena, all, wholes),
     };
 }
 
@@ -155,18 +167,39 @@ fn membersOf(
     return .{ .block = block, .room = room orelse .mixer, .parameters = members.items };
 }
 
+fn wholesOf(
+    arena: std.mem.Allocator,
+    all: []const Unit,
+    is_cut: []const bool,
+) error{OutOfMemory}![]const Whole {
+    var list: std.ArrayList(Whole) = .empty;
+    const is_seen = try arena.dupe(bool, is_cut);
+    for (all, 0..) |unit, number| {
+        var members: std.ArrayList(u32) = .empty;
+        for (unit.parameters) |i| {
+            if (is_seen[i]) continue;
+            is_seen[i] = true;
+            try members.append(arena, i);
+        }
+        if (members.items.len == 0) continue;
+        try list.append(arena, .{ .unit = @intCast(number), .parameters = members.items });
+    }
+    return list.items;
+}
+
+/// Of vectors, or of parameters that lie whole: those that each unit reads.
 fn readersOf(
     arena: std.mem.Allocator,
     all: []const Unit,
-    vectors: []const Vector,
+    parts: anytype,
 ) error{OutOfMemory}![]const []const u32 {
     const readers = try arena.alloc([]const u32, all.len);
     for (all, readers) |unit, *list| {
         var found: std.ArrayList(u32) = .empty;
-        for (vectors, 0..) |vector, v| {
-            for (vector.parameters) |i| {
+        for (parts, 0..) |part, number| {
+            for (part.parameters) |i| {
                 if (std.mem.indexOfScalar(u32, unit.parameters, i) == null) continue;
-                try found.append(arena, @intCast(v));
+                try found.append(arena, @intCast(number));
                 break;
             }
         }
