@@ -1,6 +1,6 @@
 // Generated from the Zig export table by `bun run build:native --bindings`. Do not edit.
 
-export const abiHash = 2013582806;
+export const abiHash = 574028543;
 
 export const Status = {
   ok: 0,
@@ -294,9 +294,14 @@ export const symbols = {
     args: ["i32", "i32", "i32", "i32", "i32", "i32"],
     returns: "i32",
   },
-  /** xl_linear_input_gradient(count, x) Sum of dy W over pairs in scratch. */
+  /** xl_linear_input_gradient(count, x, parts) Sum of dy W over pairs in scratch. */
   xl_linear_input_gradient: {
-    args: ["i32", "i32"],
+    args: ["i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_linear_in_parts(x, weight, bias, parts, count) x W^T, added as ranks share it. */
+  xl_linear_in_parts: {
+    args: ["i32", "i32", "i32", "i32", "i32"],
     returns: "i32",
   },
   /** xl_linear_weight_gradient(dy, x, dtype) dy^T x. */

@@ -67,26 +67,30 @@ export class Linear {
    * into the residual layout. The bias is added once, after the sum.
    */
   collected(x: Tensor, tp: TensorParallel, site: string): Tensor {
-    if (tp.size === 1) return this.forward(x);
-    const total = tp.collect(linear(x, this.weight), site);
+    const shared = { inputs: tp.parts };
+    if (tp.size === 1) return linears(x, [this.weight], [this.bias], [], shared)[0]!;
+    const total = tp.collect(linears(x, [this.weight], [], [], shared)[0]!, site);
     return this.bias ? add(total, cast(this.bias, total.dtype)) : total;
   }
 }
 
 /**
  * Several layers on one input as one operation: the input is read once, its gradient summed once.
- * `dtypes` asks for other result dtypes than the input's (gates in f32).
+ * `dtypes` asks for other result dtypes than the input's (gates in f32). `tp`: whose ranks split
+ * the outputs.
  */
 export function forwardAll(
   x: Tensor,
   layers: readonly Linear[],
   dtypes: readonly (DType | undefined)[] = [],
+  tp?: TensorParallel,
 ): Tensor[] {
   return linears(
     x,
     layers.map((layer) => layer.weight),
     layers.map((layer) => layer.bias),
     dtypes,
+    { outputs: tp?.parts ?? 0 },
   );
 }
 
@@ -191,7 +195,7 @@ export class FeedForward {
   #hidden(x: Tensor): Tensor {
     const options = { recompute: isRecomputed("activations", x) };
     const layers = this.gate ? [this.gate, this.up] : [this.up];
-    const [first, up] = forwardAll(x, layers);
+    const [first, up] = forwardAll(x, layers, [], this.#tp);
     release(x);
     if (!up) return unaryActivation(first!, this.#activation);
     return gatedActivation(first!, up, this.#activation, options);

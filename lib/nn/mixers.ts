@@ -131,7 +131,7 @@ export class V1Mixer {
     const layers = [this.q, this.k, this.v, this.o, this.iGate, this.fGate];
     const gate = arithmetic(u.dtype);
     const dtypes = [undefined, undefined, undefined, undefined, gate, gate];
-    const [q0, k0, v, o, i, f] = forwardAll(u, layers, dtypes) as Tensor6;
+    const [q0, k0, v, o, i, f] = forwardAll(u, layers, dtypes, this.#tp) as Tensor6;
     release(u);
     const heads4 = { q: split(q0), k: split(k0) };
     const [q, k] = this.qkNorm ? this.qkNorm.forward(heads4.q, heads4.k) : [heads4.q, heads4.k];
@@ -195,7 +195,7 @@ export class PaperMixer {
   /** Residual layout: normalised input, taken over, and the branch that is returned. */
   forward(input: Tensor, context: ForwardContext, state?: BlockState): Mixed {
     const u = this.#tp.spread(input, this.#site);
-    const [inner, z] = forwardAll(u, [this.up, this.z]) as [Tensor, Tensor];
+    const [inner, z] = forwardAll(u, [this.up, this.z], [], this.#tp) as [Tensor, Tensor];
     release(u);
     const conv = this.#convolve(inner, context, state);
     const q = headwiseLinear(conv.activated, this.q.weight, this.q.bias);
@@ -236,18 +236,23 @@ export class PaperMixer {
 
   /** Each head's gates see the channels of all heads. */
   #denseGates(x: Record<"q" | "k" | "v" | "inner" | "plain" | "activated", Tensor>): Pair {
-    const source = {
-      qkv: () => concat([x.q, x.k, x.v], -1),
-      inner: () => x.inner,
-      conv: () => x.plain,
-      convAct: () => x.activated,
+    const parts = {
+      qkv: () => [x.q, x.k, x.v],
+      inner: () => [x.inner],
+      conv: () => [x.plain],
+      convAct: () => [x.activated],
     }[this.#config.mlstm.gateInput]();
+    const source = parts.length > 1 ? concat(parts, -1) : parts[0]!;
     const gate = arithmetic(x.q.dtype);
+    const layers = [this.iGate, this.fGate];
+    const weights = layers.map(({ weight }) => weight);
+    const segments = parts.map((part) => part.shape.at(-1)!);
+    const shared = { inputs: this.#tp.parts, segments };
     if (this.#tp.size === 1) {
-      return forwardAll(source, [this.iGate, this.fGate], [gate, gate]) as Pair;
+      const biases = layers.map(({ bias }) => bias);
+      return linears(source, weights, biases, [gate, gate], shared) as Pair;
     }
-    const weights = [this.iGate.weight, this.fGate.weight];
-    const partial = linears(source, weights, [], [gate, gate]);
+    const partial = linears(source, weights, [], [gate, gate], shared);
     const [B, S, heads] = partial[0]!.shape as [number, number, number];
     const both = reshape(concat(partial, -1), [B, S, 2, heads]);
     const own = this.#tp.ownHeads(both, `${this.#site}.gates`);

@@ -5,6 +5,7 @@ import { type ConfigIssue, ConfigError } from "../config/errors.ts";
 import type { Group } from "../mesh/group.ts";
 import { allToAll, enter, gather, part, scatterSum, sum } from "../mesh/redistribute.ts";
 import { arithmetic, type DType, ShapeError, type Tensor } from "../tensor/index.ts";
+import { partsOf } from "../tensor/shared_sums.ts";
 import { blockKinds, type ModelConfig } from "./config.ts";
 import type { ModelMesh } from "./context.ts";
 import type { Parameter } from "./parameter.ts";
@@ -56,6 +57,11 @@ export class TensorParallel {
   /** Whether the residual stream is split along the sequence. */
   get isSequence(): boolean {
     return this.size > 1 && this.mode === "sequence";
+  }
+
+  /** In how many runs a rank adds its part of a sum over heads, columns or ids (`partsOf`). */
+  get parts(): number {
+    return partsOf(this.size);
   }
 
   /** ConfigError with every size of the model that the ranks do not divide. */

@@ -4,7 +4,6 @@
 // gradients are made in the forward pass, while the chunk is there.
 
 import { native } from "../native/library.ts";
-import { Unary } from "../native/symbols.ts";
 import {
   add,
   arithmetic,
@@ -27,16 +26,18 @@ import {
   scope,
   select,
   slice,
-  softCap,
   square,
   stack,
   sub,
   sum,
+  tanh,
   type Tensor,
   unsqueeze,
   where,
 } from "../tensor/index.ts";
+import { factorOf, scaled } from "../tensor/expected.ts";
 import { product } from "../tensor/joint.ts";
+import { partsOf } from "../tensor/shared_sums.ts";
 import { needsGrad, record } from "../tensor/tape.ts";
 import { codeOf, putInts, result, results } from "../tensor/tensor.ts";
 import type { Parameter } from "./parameter.ts";
@@ -91,9 +92,10 @@ export function splitCrossEntropy(
   record("splitCrossEntropy", [hidden, weight], [loss], ([dloss]) => {
     using dhidden = slopes!.dhidden;
     using dweight = slopes!.dweight;
+    const factor = factorOf(dloss!, options.expectedGradient ?? 1);
     return [
-      hidden.requiresGrad ? mul(dhidden, cast(dloss!, dhidden.dtype)) : null,
-      weight.requiresGrad ? cast(mul(dweight, dloss!), weight.gradientDtype) : null,
+      hidden.requiresGrad ? scaled(dhidden, factor) : null,
+      weight.requiresGrad ? cast(scaled(dweight, factor), weight.gradientDtype) : null,
     ];
   });
   return { loss, count, correct, perToken };
@@ -194,12 +196,14 @@ function ofChunk(
   const losses = where(weights, loss, 0);
   const hits = mul(mul(eq(chosen, max), eq(lower, 0)), weights);
   if (!gradients) return { losses, hits, slopes: undefined };
-  const dlogits = cast(slopesOf(raw, softmax, labels, options, part), hidden.dtype);
-  return { losses, hits, slopes: products(dlogits, hidden, weight) };
+  const dlogits = cast(slopesOf(softmax, labels, options, part), hidden.dtype);
+  return { losses, hits, slopes: products(dlogits, hidden, weight, part.group.size) };
 }
 
 /** The softmax over the ids of all ranks; [tokens] each, but for the powers. */
 interface Softmax {
+  /** Capped logits of the ids that lie here, [tokens, rows]. */
+  readonly z: Tensor;
   readonly max: Tensor;
   /** e^(z − max) of the ids that lie here, [tokens, rows]. */
   readonly powers: Tensor;
@@ -214,43 +218,79 @@ interface Softmax {
   readonly logits: Tensor | undefined;
 }
 
+/**
+ * Takes raw over. Here and in `slopesOf` every value is made step by step as by the fused head of
+ * one process (native/src/cpu/loss_row.zig), so that the bits are the same.
+ */
 function softmaxOf(
   raw: Tensor,
   labels: Labels,
   { softCap: cap, labelSmoothing = 0 }: LossOptions,
   { group, first }: VocabularyPart,
 ): Softmax {
-  const z = softCap(raw, cap);
+  const z = cap ? scope(() => mul(tanh(mul(raw, 1 / cap)), cap)) : raw;
+  if (cap) raw.dispose();
   const [best, top] = results(native().xl_argmax(z.handle), "argmax") as [Tensor, Tensor];
   const max = group.allReduce(top, { op: "max", site: "lm_head.max" });
-  const powers = exp(sub(z, unsqueeze(max, 1)));
+  const powers = scope(() => exp(sub(z, unsqueeze(max, 1))));
   const { rows, isHere, ids } = labels;
   const own = mul(reshape(pick(z, unsqueeze(rows, 1)), ids.shape), isHere);
   // The most likely id is the lowest one that attains the maximum.
-  const isLower = lt(add(cast(best, raw.dtype), first), ids);
-  const columns = [sum(powers, 1), own, mul(eq(top, max), isLower)];
+  const isLower = lt(add(cast(best, z.dtype), first), ids);
+  const columns = [sumOfParts(powers, group.size), own, mul(eq(top, max), isLower)];
   if (labelSmoothing !== 0) columns.push(sum(z, 1));
   const sums = group.allReduce(stack(columns), { site: "lm_head.sums" });
   const [total, chosen, lower, logits] = columns.map((_, i) => select(sums, 0, i));
   const lse = add(max, log(total!));
-  return { max, powers, total: total!, lse, chosen: chosen!, lower: lower!, logits };
+  return { z, max, powers, total: total!, lse, chosen: chosen!, lower: lower!, logits };
+}
+
+/**
+ * Σ of the columns of x [tokens, rows], added in f64 over each of the parts that a rank has and in
+ * the dtype of x over those, in a balanced tree: as the fused head adds them (cpu/loss_row.zig).
+ */
+function sumOfParts(x: Tensor, ranks: number): Tensor {
+  const parts = partsOf(ranks);
+  if (x.device !== "cpu" || parts === 0) return sum(x, 1);
+  const bound = (part: number) => Math.floor((part * x.shape[1]!) / parts);
+  let sums = Array.from({ length: parts }, (_, part) => {
+    const some = slice(x, 1, bound(part), bound(part + 1));
+    return some.size === 0 ? undefined : scope(() => cast(sum(cast(some, "f64"), 1), x.dtype));
+  });
+  while (sums.length > 1) {
+    sums = Array.from({ length: sums.length / 2 }, (_, i) => {
+      const [left, right] = [sums[2 * i], sums[2 * i + 1]];
+      return left && right ? add(left, right) : (left ?? right);
+    });
+  }
+  return sums[0]!;
 }
 
 /** The gradient of the logits that lie here, before the soft cap. */
 function slopesOf(
-  raw: Tensor,
-  { powers, total, lse }: Softmax,
+  { z, powers, total, lse }: Softmax,
   { rows, isHere, weights }: Labels,
-  { softCap: cap, labelSmoothing: smoothing = 0, zLoss = 0 }: LossOptions,
+  options: LossOptions,
   part: VocabularyPart,
 ): Tensor {
-  const slope = zLoss === 0 ? weights : mul(weights, add(mul(lse, 2 * zLoss), 1));
-  const softened = mul(powers, unsqueeze(div(slope, total), 1));
-  const atTarget = unsqueeze(mul(mul(weights, isHere), 1 - smoothing), 1);
-  const sharp = sub(softened, placed(atTarget, unsqueeze(rows, 1), part.rows));
-  const dz =
-    smoothing === 0 ? sharp : sub(sharp, unsqueeze(mul(weights, smoothing / part.size), 1));
-  return cap ? uncapped(dz, raw, cap) : dz;
+  const { softCap: cap, labelSmoothing: smoothing = 0, zLoss = 0 } = options;
+  const { expectedGradient: scale = 1 } = options;
+  const wide = (x: Tensor) => (x.device === "cpu" ? cast(x, "f64") : x);
+  const counted = mul(wide(weights), scale);
+  const slope = zLoss === 0 ? counted : mul(counted, add(mul(wide(lse), 2 * zLoss), 1));
+  const share = cast(div(slope, wide(total)), z.dtype);
+  const softened = mul(powers, unsqueeze(share, 1));
+  powers.dispose();
+  const rest = unsqueeze(mul(weights, (scale * smoothing) / part.size), 1);
+  const soft = smoothing === 0 ? softened : sub(softened, rest);
+  const atTarget = unsqueeze(mul(mul(weights, isHere), scale * (1 - smoothing)), 1);
+  const sharp = placed(atTarget, unsqueeze(rows, 1), part.rows);
+  if (!cap) return sub(soft, sharp);
+  const slopes = scope(() => {
+    const inside = mul(z, 1 / cap);
+    return sub(1, mul(inside, inside));
+  });
+  return scope(() => sub(mul(soft, slopes), mul(sharp, slopes)));
 }
 
 /** Zeros [n, width] but for the values [n, 1] at the columns [n, 1]. */
@@ -259,15 +299,12 @@ function placed(values: Tensor, columns: Tensor, width: number): Tensor {
   return result(status, "splitCrossEntropy");
 }
 
-/** The gradient before the soft cap. */
-function uncapped(dz: Tensor, raw: Tensor, cap: number): Tensor {
-  const status = native().xl_unary_backward(dz.handle, raw.handle, Unary.soft_cap, cap);
-  return result(status, "splitCrossEntropy");
-}
-
-function products(dlogits: Tensor, hidden: Tensor, weight: Tensor): Slopes {
+function products(dlogits: Tensor, hidden: Tensor, weight: Tensor, ranks: number): Slopes {
   const count = putInts([dlogits.handle, weight.handle]) / 2;
-  const dhidden = result(native().xl_linear_input_gradient(count, hidden.handle), "linear");
+  const dhidden = result(
+    native().xl_linear_input_gradient(count, hidden.handle, partsOf(ranks)),
+    "linear",
+  );
   const code = codeOf(arithmetic(hidden.dtype));
   const status = native().xl_linear_weight_gradient(dlogits.handle, hidden.handle, code);
   return { dhidden, dweight: result(status, "linear") };

@@ -129,9 +129,7 @@ class Pass implements PipelineWork {
   /** The loss on the last stage, otherwise what goes to the next one. */
   #run(microbatch: Microbatch, x: Tensor | undefined): Tensor {
     const dropout = { ...this.#key, sample: microbatch.row };
-    const isGpu = this.#parallel.model.device === "cuda";
-    const expected = isGpu ? { expectedGradient: this.#scale } : {};
-    const options = { train: true, dropout, ...expected };
+    const options = { train: true, dropout, expectedGradient: this.#scale };
     const made = runStage(this.#parallel, microbatch, x, options);
     return made instanceof Tensor ? made : made.loss;
   }

@@ -16,6 +16,7 @@ test {
     _ = @import("test_loss.zig");
     _ = @import("test_loss_linear.zig");
     _ = @import("test_matmul.zig");
+    _ = @import("test_matmul_parts.zig");
     _ = @import("test_mesh.zig");
     _ = @import("test_mlstm.zig");
     _ = @import("test_norm.zig");

@@ -2,11 +2,10 @@
 // microbatches and ranks add up and are divided once (training.md §3.1).
 
 import { native } from "../../native/library.ts";
-import { knownValue } from "../known.ts";
+import { factorOf, scaled } from "../expected.ts";
 import { gradientDtype } from "../joint.ts";
 import { needsGrad, record, recorded } from "../tape.ts";
 import { handleOf, putFloats, result, results, type Tensor } from "../tensor.ts";
-import { mul, unary } from "./elementwise.ts";
 import { cast } from "./view.ts";
 
 export interface LossOptions {
@@ -114,16 +113,4 @@ export function linearCrossEntropy(
  */
 function usualGradient(hidden: Tensor, targets: Tensor): number {
   return hidden.device === "cuda" && targets.size > 0 ? 1 / targets.size : 1;
-}
-
-/** What gradients that were made for `scale` lack; undefined where that is the gradient. */
-function factorOf(dloss: Tensor, scale: number): Tensor | undefined {
-  const made = dloss.dtype === "f64" ? scale : Math.fround(scale);
-  if (knownValue(dloss) === made) return undefined;
-  return scale === 1 ? dloss : unary("scale", dloss, 1 / scale);
-}
-
-/** A new tensor, which may share the memory of the gradient. */
-function scaled(gradient: Tensor, factor: Tensor | undefined): Tensor {
-  return factor ? mul(gradient, cast(factor, gradient.dtype)) : gradient.detach();
 }

@@ -4,9 +4,17 @@ import { native } from "../../native/library.ts";
 import type { DType } from "../dtype.ts";
 import { arithmetic } from "../dtype.ts";
 import { ShapeError, shown } from "../errors.ts";
-import { areJoint, gradientDtype, jointGradients, product, products } from "../joint.ts";
+import {
+  areJoint,
+  gradientDtype,
+  jointGradients,
+  type Layer,
+  product,
+  products,
+} from "../joint.ts";
+import type { SharedSums } from "../shared_sums.ts";
 import { recorded, record, remembered } from "../tape.ts";
-import { codeOf, putInts, result, type Tensor } from "../tensor.ts";
+import { codeOf, handleOf, putInts, result, type Tensor } from "../tensor.ts";
 import { sumTo } from "./view.ts";
 
 /** a [.., M, K] · b [.., K, N] → [.., M, N]; batch dims broadcast. */
@@ -38,13 +46,14 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
 /**
  * Several linear layers on one input as one operation: the gradient of x is summed in place. Layers
  * whose weight has another arithmetic dtype than x are not possible; `outputs` may ask for f32
- * results of bf16 inputs (gates).
+ * results of bf16 inputs (gates). `shared`: what ranks that split the layers add together.
  */
 export function linears(
   x: Tensor,
   weights: readonly Tensor[],
   biases: readonly (Tensor | undefined)[] = [],
   outputs: readonly (DType | undefined)[] = [],
+  shared: SharedSums = {},
 ): Tensor[] {
   const layers = weights.map((weight, i) => {
     if (weight.rank !== 2 || x.rank < 1 || weight.shape[1] !== x.shape.at(-1)) {
@@ -55,10 +64,10 @@ export function linears(
     }
     return { weight, bias: biases[i], dtype: outputs[i] };
   });
-  const ys = products(x, layers);
+  const ys = inParts(x, layers, shared) ?? products(x, layers);
   const input = remembered(x);
   record("linear", [x, ...weights, ...biases], ys, (grads) => {
-    const { dx, dweights } = gradients(input(), grads, weights, x.requiresGrad);
+    const { dx, dweights } = gradients(input(), grads, weights, x.requiresGrad, shared.outputs);
     const dbiases = biases.map((bias, i) =>
       bias?.requiresGrad && grads[i] ? columnSums(grads[i]!, bias) : null,
     );
@@ -67,12 +76,27 @@ export function linears(
   return ys;
 }
 
+/** Results whose sums are added in runs that ranks share: on a CPU, in the dtype of x. */
+function inParts(
+  x: Tensor,
+  layers: readonly Layer[],
+  { inputs = 0, segments = [x.shape.at(-1)!] }: SharedSums,
+): Tensor[] | undefined {
+  const isPlain = layers.every(({ dtype = x.dtype }) => dtype === x.dtype);
+  if (inputs === 0 || x.device !== "cpu" || !isPlain) return undefined;
+  return layers.map(({ weight, bias }) => {
+    const given = [x.handle, weight.handle, handleOf(bias), inputs] as const;
+    return result(native().xl_linear_in_parts(...given, putInts(segments)), "linear");
+  });
+}
+
 /** dx, where it is wanted, and the gradients of weights that have one. */
 function gradients(
   x: Tensor,
   grads: readonly (Tensor | null | undefined)[],
   weights: readonly Tensor[],
   wanted: boolean,
+  parts = 0,
 ): { dx: Tensor | null; dweights: (Tensor | null)[] } {
   const used = weights.flatMap((weight, i) => (grads[i] ? [{ dy: grads[i], weight }] : []));
   const its = used.map(({ weight }) => weight);
@@ -83,7 +107,7 @@ function gradients(
   }
   const handles = used.flatMap(({ dy, weight }) => [dy.handle, weight.handle]);
   const dx = wanted
-    ? result(native().xl_linear_input_gradient(putInts(handles) / 2, x.handle), "linear")
+    ? result(native().xl_linear_input_gradient(putInts(handles) / 2, x.handle, parts), "linear")
     : null;
   const dweights = weights.map((weight, i) =>
     grads[i] && weight.requiresGrad ? weightGradient(grads[i], x, weight) : null,

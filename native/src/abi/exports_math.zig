@@ -50,8 +50,14 @@ pub const table = .{
     row(
         "xl_linear_input_gradient",
         matmul.linearInputGradient,
-        &.{ "count", "x" },
+        &.{ "count", "x", "parts" },
         "Sum of dy W over pairs in scratch.",
+    ),
+    row(
+        "xl_linear_in_parts",
+        matmul.linearInParts,
+        &.{ "x", "weight", "bias", "parts", "count" },
+        "x W^T, added as ranks share it.",
     ),
     row(
         "xl_linear_weight_gradient",

@@ -31,6 +31,35 @@ pub const Matmul = extern struct {
     pub const storage = .{ f32, f64 };
 };
 
+/// One product of a sum of products.
+pub const Term = extern struct {
+    a: *const anyopaque, // S [m, k], steps of k at distance 1
+    b: *const anyopaque, // S [k, n] by any strides
+    k: u64,
+    a_row_stride: u64,
+    b_row_stride: u64, // from k to k + 1
+    b_column_stride: u64, // from n to n + 1
+};
+
+/// C = Σ A·B over terms (+ bias), in an order that does not depend on how many ranks share it.
+/// Run p of a term is its steps [p·k/parts, (p+1)·k/parts); the runs p of all terms are one chain,
+/// and the chains are added in a balanced binary tree. A rank with an aligned 1/t of the steps of
+/// every term makes a subtree of it with parts/t.
+pub const MatmulParts = extern struct {
+    terms: *const anyopaque, // Term [count]
+    c: *anyopaque, // S [m, n]
+    bias: ?*const anyopaque, // S [n]
+    count: u64,
+    m: u64,
+    n: u64,
+    parts: u64, // a power of two up to `most_parts`
+    pub const storage = .{ f32, f64 };
+};
+
+/// Into how many runs `MatmulParts` cuts a sum at most: the most ranks that share one.
+pub const most_parts = 8;
+
 pub const kernels = .{
     .{ "matmul", Matmul },
+    .{ "matmulParts", MatmulParts },
 };

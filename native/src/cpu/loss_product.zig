@@ -6,7 +6,8 @@
 
 const dtype = @import("../dtype.zig");
 const simd = @import("simd.zig");
-const matmul = @import("matmul.zig").matmul;
+const products = @import("matmul.zig");
+const args = @import("../args/matmul.zig");
 const Parallel = @import("../parallel.zig").Parallel;
 const Body = @import("../parallel.zig").Body;
 
@@ -26,7 +27,9 @@ pub fn logits(
     weight: Weight,
     out: [*]simd.Arithmetic(S),
 ) Failure!void {
+    // By tiles even where few rows are valid: a rank with a part of the ids does not leave any out.
     try multiply(S, parallel, .{
+        .tiled = true,
         .a = .{ .values = hidden, .dtype = codeOf(S), .row = size.width, .column = 1 },
         .b = .{ .values = weight.values, .dtype = weight.dtype, .row = 1, .column = size.width },
         .c = out,
@@ -48,6 +51,23 @@ pub fn dhidden(
     out: [*]S,
 ) Failure!void {
     const A = simd.Arithmetic(S);
+    // The ids may be cut between ranks: the sum over them is made as theirs is.
+    if (S == A) return products.matmulParts(A, parallel, &.{
+        .terms = &args.Term{
+            .a = dlogits,
+            .b = weight.values,
+            .k = size.vocab,
+            .a_row_stride = size.vocab,
+            .b_row_stride = size.width,
+            .b_column_stride = 1,
+        },
+        .c = out,
+        .bias = null,
+        .count = 1,
+        .m = size.rows,
+        .n = size.width,
+        .parts = args.most_parts,
+    });
     try multiply(S, parallel, .{
         .a = .{ .values = dlogits, .dtype = codeOf(A), .row = size.vocab, .column = 1 },
         .b = .{ .values = weight.values, .dtype = weight.dtype, .row = size.width, .column = 1 },
@@ -88,6 +108,7 @@ const Operand = struct { values: *const anyopaque, dtype: i32, row: usize, colum
 
 /// c [m, n] = or += a [m, k]·b [k, n], c row-major.
 const Product = struct {
+    tiled: bool = false,
     a: Operand,
     b: Operand,
     c: *anyopaque,
@@ -108,7 +129,8 @@ fn codeOf(comptime S: type) i32 {
 }
 
 fn multiply(comptime S: type, parallel: *const Parallel, p: Product) Failure!void {
-    try matmul(simd.Arithmetic(S), parallel, &.{
+    const A = simd.Arithmetic(S);
+    const call: args.Matmul = .{
         .a = p.a.values,
         .b = p.b.values,
         .c = p.c,
@@ -131,7 +153,9 @@ fn multiply(comptime S: type, parallel: *const Parallel, p: Product) Failure!voi
         .b_dtype = p.b.dtype,
         .c_dtype = p.c_dtype,
         .accumulate = @intFromBool(p.accumulate),
-    });
+    };
+    if (p.tiled) return products.blocked(A, parallel, &call);
+    return products.matmul(A, parallel, &call);
 }
 
 /// Scratch that starts over for every product. A kernel's scratch lives until the kernel ends, so

@@ -2,17 +2,18 @@
 //!
 //!     z = c·tanh(r/c);  m = max z;  Σ = Σⱼ e^(zⱼ−m);  lse = m + ln Σ
 //!     dr = k·( p·(1 + 2λ·lse) − q )·(1 − (z/c)²),  p = e^(z−shift)·factor,  q = (1−ε)[j = y] + ε/V
-//! r [V] in S. Sums run over 16 lanes in A within blocks of 4096 logits, block sums and everything
-//! per row in f64, so long vocabularies keep their accuracy. Equals reference/loss.zig.
+//! r [V] in S. Σ is made in f64 over each of a few equal parts of the vocabulary, and over those in
+//! A in a balanced tree, as ranks that have parts of it add (mesh.md §15). Everything per row is in
+//! f64. Equals reference/loss.zig.
 
 const std = @import("std");
 const math = @import("math.zig");
 const order = @import("index_order.zig");
 const simd = @import("simd.zig");
 
-/// Logits whose sum is made in A.
-const block = 4096;
 const n = simd.reduce_lanes;
+/// As the product of the logits' gradients and the head's weight.
+const parts = @import("../args/matmul.zig").most_parts;
 
 pub const Options = struct {
     soft_cap: f64,
@@ -57,15 +58,20 @@ fn statistics(
     // The cap is monotone: the largest capped logit is the largest logit, capped.
     const largest = order.maximum(S, r, vocab);
     const top = cap.of(A, largest);
-    var sum: f64 = 0;
+    var sums: [parts]A = undefined;
     var total: f64 = 0; // Σ z, for label smoothing
-    const smooths = o.label_smoothing != 0;
-    var i: usize = 0;
-    while (i < vocab) : (i += block) {
-        const part = blockSums(S, caps, r + i, @min(block, vocab - i), top, cap, smooths);
-        sum += part[0];
-        total += part[1];
+    for (&sums, 0..) |*sum, part| {
+        const first = part * vocab / parts;
+        const count = (part + 1) * vocab / parts - first;
+        const own = sumsOf(S, caps, r + first, count, top, cap, o.label_smoothing != 0);
+        sum.* = @floatCast(own[0]);
+        total += own[1];
     }
+    comptime var width = parts;
+    inline while (width > 1) : (width /= 2) {
+        for (0..width / 2) |i| sums[i] = sums[2 * i] + sums[2 * i + 1];
+    }
+    const sum: f64 = sums[0];
     const lse = @as(f64, top) + @log(sum);
     const chosen: f64 = cap.of(A, simd.get(S, r, target));
     const share = o.label_smoothing / @as(f64, @floatFromInt(vocab));
@@ -76,8 +82,8 @@ fn statistics(
     return .{ .loss = loss, .lse = lse, .top = top, .sum = sum, .correct = correct };
 }
 
-/// Σ e^(z−top) and Σ z of one block.
-inline fn blockSums(
+/// Σ e^(z−top), and Σ z for label smoothing.
+inline fn sumsOf(
     comptime S: type,
     comptime caps: bool,
     r: [*]const S,
@@ -88,16 +94,16 @@ inline fn blockSums(
 ) [2]f64 {
     const A = simd.Arithmetic(S);
     const V = simd.Wide(A);
-    var sums: V = @splat(0);
-    var totals: V = @splat(0);
+    var powers: simd.Wide(f64) = @splat(0);
+    var logits: simd.Wide(f64) = @splat(0);
     var i: usize = 0;
     while (i + n <= count) : (i += n) {
         const z = cap.of(V, simd.loadN(S, n, r + i));
-        sums += math.exp(V, z - @as(V, @splat(top)));
-        if (wants_total) totals += z;
+        powers += @as(simd.Wide(f64), math.exp(V, z - @as(V, @splat(top))));
+        if (wants_total) logits += @as(simd.Wide(f64), z);
     }
-    var sum: f64 = simd.sum(n, A, sums);
-    var total: f64 = simd.sum(n, A, totals);
+    var sum: f64 = simd.sum(n, f64, powers);
+    var total: f64 = simd.sum(n, f64, logits);
     while (i < count) : (i += 1) {
         const z = cap.of(A, simd.get(S, r, i));
         sum += math.exp(A, z - top);

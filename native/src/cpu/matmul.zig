@@ -27,6 +27,8 @@ const pack = @import("matmul_pack.zig");
 const vector = @import("matmul_vector.zig");
 const tile = @import("matmul_tile.zig");
 
+pub const matmulParts = @import("matmul_parts.zig").matmulParts;
+
 const Failure = error{OutOfMemory};
 
 const kc = 256;
@@ -88,7 +90,8 @@ fn throughWide(comptime S: type, parallel: *const Parallel, a: *const args.Matmu
     }.body);
 }
 
-fn blocked(comptime A: type, parallel: *const Parallel, a: *const args.Matmul) Failure!void {
+/// The product by tiles, however few the rows are.
+pub fn blocked(comptime A: type, parallel: *const Parallel, a: *const args.Matmul) Failure!void {
     const T = tile.Tile(A);
     const k_most = @min(@max(a.k, 1), k_chunk);
     const n_most = roundUp(@min(a.n, n_chunk), T.nr);

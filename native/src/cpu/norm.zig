@@ -115,8 +115,8 @@ fn Backward(comptime S: type) type {
 
         fn some(task: *const Task, block: usize) void {
             const a = task.a;
-            const dscale: ?[*]A = if (task.dscale) |*all| all.begin(block) else null;
-            const dbias: ?[*]A = if (task.dbias) |*all| all.begin(block) else null;
+            const dscale: ?[*]f64 = if (task.dscale) |*all| all.begin(block) else null;
+            const dbias: ?[*]f64 = if (task.dbias) |*all| all.begin(block) else null;
             const high = @min(a.rows, (block + 1) * task.per_block);
             for (block * task.per_block..high) |r| for (0..a.groups) |group| {
                 one(a, r * a.groups + group, group, dscale, dbias);
@@ -128,8 +128,8 @@ fn Backward(comptime S: type) type {
             a: *const args.NormBackward,
             line: usize,
             group: usize,
-            dscale: ?[*]A,
-            dbias: ?[*]A,
+            dscale: ?[*]f64,
+            dbias: ?[*]f64,
         ) void {
             const n = a.width;
             const center = a.center != 0;

@@ -112,8 +112,8 @@ fn Backward(comptime S: type) type {
 
         fn some(task: *const Task, block: usize) void {
             const a = task.a;
-            const dscale: ?[*]A = if (task.dscale) |*all| all.begin(block) else null;
-            const dbias: ?[*]A = if (task.dbias) |*all| all.begin(block) else null;
+            const dscale: ?[*]f64 = if (task.dscale) |*all| all.begin(block) else null;
+            const dbias: ?[*]f64 = if (task.dbias) |*all| all.begin(block) else null;
             const slopes = task.slopes + block * a.width;
             const high = @min(a.rows, (block + 1) * task.per_block);
             for (block * task.per_block..high) |r| for (0..a.groups) |group| {
@@ -126,7 +126,7 @@ fn Backward(comptime S: type) type {
             };
         }
 
-        const Sums = struct { dscale: ?[*]A, dbias: ?[*]A };
+        const Sums = struct { dscale: ?[*]f64, dbias: ?[*]f64 };
 
         fn one(
             a: *const args.HeadNormGateBackward,

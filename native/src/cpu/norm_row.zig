@@ -114,11 +114,12 @@ pub fn rowsPerTask(row_elements: usize) usize {
     return @max(1, 16 * 1024 / @max(1, row_elements));
 }
 
-/// Sums over rows, first inside each block of rows in A, then over the blocks in order in f64.
+/// Sums over rows in f64: first inside each block of rows, then over the blocks in order. They may
+/// nearly cancel, as the gradient of a scale does that few elements share.
 pub fn Collected(comptime A: type) type {
     return struct {
         const Self = @This();
-        partial: [*]A, // [blocks, columns]
+        partial: [*]f64, // [blocks, columns]
         blocks: usize,
         columns: usize,
         out: [*]A,
@@ -131,7 +132,7 @@ pub fn Collected(comptime A: type) type {
             columns: usize,
         ) error{OutOfMemory}!?Self {
             const target = out orelse return null;
-            const partial = try parallel.alloc(A, blocks * columns);
+            const partial = try parallel.alloc(f64, blocks * columns);
             return .{
                 .partial = partial.ptr,
                 .blocks = blocks,
@@ -141,7 +142,7 @@ pub fn Collected(comptime A: type) type {
         }
 
         /// The block's sums, set to zero.
-        pub fn begin(self: *const Self, block: usize) [*]A {
+        pub fn begin(self: *const Self, block: usize) [*]f64 {
             const sums = self.partial + block * self.columns;
             @memset(sums[0..self.columns], 0);
             return sums;
@@ -160,8 +161,7 @@ pub fn Collected(comptime A: type) type {
             while (i < high) : (i += lanes) {
                 var total: D = @splat(0);
                 for (0..self.blocks) |block| {
-                    const part: D = load(A, self.partial + block * self.columns, i, high);
-                    total += part;
+                    total += load(f64, self.partial + block * self.columns, i, high);
                 }
                 const rounded: simd.Wide(A) = @floatCast(total);
                 store(A, self.out, i, high, rounded);
@@ -171,6 +171,7 @@ pub fn Collected(comptime A: type) type {
 }
 
 /// sums[i …] += v.
-pub inline fn collect(comptime A: type, sums: [*]A, i: usize, n: usize, v: simd.Wide(A)) void {
-    store(A, sums, i, n, load(A, sums, i, n) + v);
+pub inline fn collect(comptime A: type, sums: [*]f64, i: usize, n: usize, v: simd.Wide(A)) void {
+    const term: simd.Wide(f64) = v;
+    store(f64, sums, i, n, load(f64, sums, i, n) + term);
 }

@@ -13,6 +13,13 @@ const op = @import("call.zig");
 const Call = op.Call;
 const Error = op.Error;
 
+const Term = args.matmul.Term;
+const most_parts = args.matmul.most_parts;
+/// Layers on one input.
+const most_layers = 12;
+/// Rows that a product streams its weight for: cpu/matmul_vector.zig.
+const few_rows = 4;
+
 /// One operand as [batch, rows, columns].
 const Matrix = struct {
     tensor: Tensor,
@@ -222,23 +229,144 @@ fn rowsMatrix(call: *Call, given: Tensor, transpose: bool) Error!Matrix {
     return matrixOf(call, flat, &.{}, transpose);
 }
 
-/// dx = Σ dyᵢ·Wᵢ for `count` pairs (dyᵢ [.., Nᵢ], Wᵢ [Nᵢ, K]) whose handles are in scratch ints; in
-/// the dtype and shape of x.
-pub fn linearInputGradient(context: *Context, count: i32, x_: i32) Error!void {
+/// The left operand of a sum in parts: its steps are contiguous.
+fn stepwise(call: *Call, left: Matrix) Error!Matrix {
+    if (left.column_stride == 1) return left;
+    return rowsMatrix(call, try call.contiguous(left.tensor), false);
+}
+
+/// Steps [first, first + count) of a product.
+fn termOf(left: Matrix, right: Matrix, first: usize, count: usize) Term {
+    const size = left.tensor.dtype.size();
+    return .{
+        .a = at(left.tensor, first * size),
+        .b = at(right.tensor, first * right.row_stride * size),
+        .k = count,
+        .a_row_stride = left.row_stride,
+        .b_row_stride = right.row_stride,
+        .b_column_stride = right.column_stride,
+    };
+}
+
+/// Whether a sum is added in parts: not on GPUs nor by a BLAS, and with one dtype alone. A product
+/// of few rows streams its weight instead.
+fn inParts(call: *Call, parts: i32, left: Matrix, right: Matrix, dtype: DType) Error!bool {
+    if (parts < 0 or parts > most_parts or (parts > 0 and !std.math.isPowerOfTwo(parts)))
+        return call.invalid("{d} parts, expected a power of two up to {d}", .{ parts, most_parts });
+    const context = call.context;
+    if (parts == 0 or context.device != .cpu or context.blas != null) return false;
+    if (left.rows <= few_rows) return false;
+    const same = left.tensor.dtype == dtype and right.tensor.dtype == dtype;
+    return same and (dtype == .f32 or dtype == .f64);
+}
+
+fn at(tensor: Tensor, bytes: usize) *const anyopaque {
+    return @as([*]const u8, @ptrCast(tensor.data())) + bytes;
+}
+
+/// x Wᵀ (+ bias): x [.., K], weight [N, K]. The sum over K is made in `parts` runs whose order
+/// ranks can share (args/matmul.zig `MatmulParts`); 0, and wherever that cannot be: as in `matmul`.
+/// K is made of `count` segments, of which ranks have equal parts; scratch ints hold their widths.
+pub fn linearInParts(
+    context: *Context,
+    x_: i32,
+    weight_: i32,
+    bias_: i32,
+    parts: i32,
+    count: i32,
+) Error!void {
     var call = Call.begin(context, "linear");
     defer call.end();
-    if (count < 1 or count > 12) return call.invalid("{d} layers, expected 1 to 12", .{count});
+    if (count < 1 or count > most_layers)
+        return call.invalid("{d} segments, expected 1 to {d}", .{ count, most_layers });
+    const widths = scratch.block.ints[0..most_layers].*;
+    const x = try call.view("x", x_);
+    const weight = try call.view("weight", weight_);
+    const A = op.arithmetic(x.dtype);
+    const left = try rowsMatrix(&call, x, false);
+    const right = try matrixOf(&call, weight, &.{}, true);
+    if (left.columns != right.rows) return call.invalid(
+        "x has shape {f} and weight {f}: their last dims must agree",
+        .{ op.show(x.dims()), op.show(weight.dims()) },
+    );
+    const bias = try call.optionalAs("bias", bias_, A);
+    if (bias) |t| try call.expectShape("bias", t, &.{right.columns});
+    var shape = x.shape;
+    shape[x.rank - 1] = right.columns;
+    const y = try call.output(x.dtype, shape[0..x.rank]);
+    if (try inParts(&call, parts, left, right, x.dtype)) {
+        const steps = try stepwise(&call, left);
+        var terms: [most_layers]Term = undefined;
+        const used = terms[0..@intCast(count)];
+        var first: usize = 0;
+        for (used, widths[0..used.len]) |*term, width| {
+            const end = first + (std.math.cast(usize, width) orelse 0);
+            term.* = termOf(steps, right, first, end - first);
+            first = end;
+        }
+        if (first != left.columns) return call.invalid(
+            "segments of {d} columns together, x has {d}",
+            .{ first, left.columns },
+        );
+        try sumInParts(&call, used, left.rows, right.columns, y, bias, parts);
+    } else {
+        _ = try arithmeticOf(&call, x, weight, x.dtype);
+        try call.run("matmul", A, product(left, right, y.data(), y.dtype, bias, false));
+    }
+    try call.commit();
+}
+
+fn sumInParts(
+    call: *Call,
+    terms: []const Term,
+    rows: usize,
+    columns: usize,
+    y: Tensor,
+    bias: ?Tensor,
+    parts: i32,
+) Error!void {
+    try call.run("matmulParts", y.dtype, .{
+        .terms = terms.ptr,
+        .c = y.data(),
+        .bias = op.pointer(bias),
+        .count = terms.len,
+        .m = rows,
+        .n = columns,
+        .parts = @intCast(parts),
+    });
+}
+
+/// dx = Σ dyᵢ·Wᵢ for `count` pairs (dyᵢ [.., Nᵢ], Wᵢ [Nᵢ, K]) whose handles are in scratch ints; in
+/// the dtype and shape of x. `parts`: as in `linearInParts`, of the sum over all Nᵢ.
+pub fn linearInputGradient(context: *Context, count: i32, x_: i32, parts: i32) Error!void {
+    var call = Call.begin(context, "linear");
+    defer call.end();
+    if (count < 1 or count > most_layers)
+        return call.invalid("{d} layers, expected 1 to {d}", .{ count, most_layers });
     const n: usize = @intCast(count);
-    const pairs = scratch.block.ints[0..24].*;
+    const pairs = scratch.block.ints[0 .. 2 * most_layers].*;
     const x = try call.view("x", x_);
     const A = op.arithmetic(x.dtype);
     const dx = try call.output(x.dtype, x.dims());
     // Sums of bf16 gradients are made in f32 and rounded once.
     const sum = if (x.dtype == A or n == 1) dx else try call.temporary(A, x.dims());
-    for (0..n) |i| {
-        const dy = try call.view("dy", pairs[2 * i]);
-        const left = try rowsMatrix(&call, dy, false);
-        const right = try matrixOf(&call, try call.view("weight", pairs[2 * i + 1]), &.{}, false);
+    var lefts: [most_layers]Matrix = undefined;
+    var rights: [most_layers]Matrix = undefined;
+    var together = parts > 0;
+    for (lefts[0..n], rights[0..n], 0..) |*left, *right, i| {
+        left.* = try rowsMatrix(&call, try call.view("dy", pairs[2 * i]), false);
+        right.* = try matrixOf(&call, try call.view("weight", pairs[2 * i + 1]), &.{}, false);
+        together = try inParts(&call, parts, left.*, right.*, x.dtype) and together;
+    }
+    if (together) {
+        var terms: [most_layers]Term = undefined;
+        for (terms[0..n], lefts[0..n], rights[0..n]) |*term, left, right| {
+            term.* = termOf(try stepwise(&call, left), right, 0, left.columns);
+        }
+        try sumInParts(&call, terms[0..n], lefts[0].rows, rights[0].columns, dx, null, parts);
+        return call.commit();
+    }
+    for (lefts[0..n], rights[0..n], 0..) |left, right, i| {
         try call.run("matmul", A, product(left, right, sum.data(), sum.dtype, null, i > 0));
     }
     if (sum.block != dx.block) try op.copyInto(context, sum, dx);
