@@ -8,6 +8,7 @@ const launches = @import("mlstm_sweep_launch.zig");
 const status = @import("../abi/status.zig");
 const DType = @import("../dtype.zig").DType;
 const Device = @import("device.zig").Device;
+const Shape = @import("device.zig").Shape;
 const Error = status.Error;
 const Run = launches.Run;
 const array = launches.array;
@@ -81,26 +82,22 @@ pub fn forward(device: *Device, a: *const args.MlstmForward) Error!void {
     if (!norm) try clearNormaliser(device, a.n_last, r.units * a.width_qk);
 }
 
-/// dV comes last: dc0 may be dc_last, which dK reads.
+/// dV comes last: dc0 may be dc_last, which dK reads. The gates' gradients run beside it.
 pub fn backward(device: *Device, a: *const args.MlstmBackward) Error!void {
     const r: Run(args.MlstmBackward) = try .start(device, a, launches.record_floats);
     var gates = try r.gates();
     if (launches.normalizes(a)) gates.sigma = @ptrCast(@alignCast(a.sigma));
     try r.launchGates(gates);
-    const parts = launches.blocksOf(a.width_qk, 64);
-    const dots = parts * r.units * r.chunks * launches.chunk;
-    const rows = try array(device, f32, dots);
-    const columns = try array(device, f32, dots);
-    const state: ?[*]f32 = if (a.dc_last == null) null else try array(
-        device,
-        f32,
-        r.units * a.width_qk * a.width_v,
-    );
+    const scratch: Scratch = try .alloc(&r);
     const dh = r.contiguous(a.dh, a.width_v);
-    try gradientOfQueries(&r, dh, rows, state);
-    try gradientOfKeys(&r, dh, columns);
+    try gradientOfQueries(&r, dh, scratch);
+    try gradientOfKeys(&r, dh, scratch);
+    const beside = scratch.state == null; // its share reads dc_last too
+    if (beside) try device.fork();
+    errdefer if (beside) device.join() catch {};
+    try gateGradients(&r, gates, scratch, beside);
     try gradientOfValues(&r, dh);
-    try gateGradients(&r, gates, rows, columns, state);
+    if (beside) try device.join();
     try r.clearRows(a.dq, a.width_qk);
     try r.clearRows(a.dk, a.width_qk);
     try r.clearRows(a.dv, a.width_v);
@@ -109,13 +106,32 @@ pub fn backward(device: *Device, a: *const args.MlstmBackward) Error!void {
 
 const Backward = Run(args.MlstmBackward);
 
-/// Leaves q·dq in `rows`, and the last state.
-fn gradientOfQueries(
-    r: *const Backward,
-    dh: launches.Operand,
-    rows: [*]f32,
-    state: ?[*]f32,
-) Error!void {
+/// What the passes leave for each other.
+const Scratch = struct {
+    rows: [*]f32, // q·dq of a part of 64 columns
+    columns: [*]f32, // k·dk
+    state: ?[*]f32, // the last one, where a gradient comes in for it
+    scores: ?[*]u16, // 512 keys: of dQ, for dK
+
+    fn alloc(r: *const Backward) Error!Scratch {
+        const a = r.a;
+        const tokens = r.units * r.chunks * launches.chunk;
+        const dots = launches.blocksOf(a.width_qk, 64) * tokens;
+        const states = r.units * a.width_qk * a.width_v;
+        return .{
+            .rows = try array(r.device, f32, dots),
+            .columns = try array(r.device, f32, dots),
+            .state = if (a.dc_last == null) null else try array(r.device, f32, states),
+            .scores = if (a.width_v != 512) null else try array(
+                r.device,
+                u16,
+                tokens * launches.chunk,
+            ),
+        };
+    }
+};
+
+fn gradientOfQueries(r: *const Backward, dh: launches.Operand, scratch: Scratch) Error!void {
     const a = r.a;
     var s = r.sweep(.dq);
     s.q = try r.operand(.dq, dh);
@@ -123,14 +139,14 @@ fn gradientOfQueries(
     s.v = try r.map(keysOf(a), 1);
     s.o = try r.map(r.contiguous(a.dq, a.width_qk), 1);
     s.x = try r.map(queries(a), 1);
-    s.dots = rows;
+    s.scores = scratch.scores;
+    s.dots = scratch.rows;
     s.state_in = @ptrCast(@alignCast(a.c0));
-    s.state_out = state;
+    s.state_out = scratch.state;
     try r.launchSweep(.dq, s);
 }
 
-/// Leaves k·dk in `columns`.
-fn gradientOfKeys(r: *const Backward, dh: launches.Operand, columns: [*]f32) Error!void {
+fn gradientOfKeys(r: *const Backward, dh: launches.Operand, scratch: Scratch) Error!void {
     const a = r.a;
     var s = r.sweep(.dk);
     s.q = try r.operand(.dk, valuesOf(a));
@@ -138,7 +154,8 @@ fn gradientOfKeys(r: *const Backward, dh: launches.Operand, columns: [*]f32) Err
     s.v = try r.map(queries(a), 1);
     s.o = try r.map(r.contiguous(a.dk, a.width_qk), 1);
     s.x = try r.map(keysOf(a), 1);
-    s.dots = columns;
+    s.scores = scratch.scores;
+    s.dots = scratch.columns;
     s.state_in = @ptrCast(@alignCast(a.dc_last));
     try r.launchSweep(.dk, s);
 }
@@ -159,15 +176,14 @@ fn gradientOfValues(r: *const Backward, dh: launches.Operand) Error!void {
 fn gateGradients(
     r: *const Backward,
     gates: launches.MlstmGates,
-    rows: [*]f32,
-    columns: [*]f32,
-    state: ?[*]f32,
+    scratch: Scratch,
+    beside: bool,
 ) Error!void {
     const a = r.a;
     const device = r.device;
     const parts: u32 = @intCast(launches.blocksOf(a.width_qk, 64));
     var tails: ?[*]f64 = null;
-    if (state) |last| {
+    if (scratch.state) |last| {
         tails = try array(device, f64, r.units);
         try device.launch("mlstm_gate_tails", .{ .x = r.units }, launches.MlstmTails{
             .state = last,
@@ -181,8 +197,8 @@ fn gateGradients(
         .f = gates.f,
         .borders = gates.borders,
         .lengths = gates.lengths,
-        .rows = rows,
-        .columns = columns,
+        .rows = scratch.rows,
+        .columns = scratch.columns,
         .tiles = try array(device, f64, 2 * r.units * r.chunks),
         .tails = tails,
         .di = @ptrCast(@alignCast(a.di)),
@@ -191,8 +207,9 @@ fn gateGradients(
         .row_parts = parts,
         .column_parts = parts,
     };
-    try device.launch("mlstm_gate_sums", .{ .x = r.gateBlocks() }, g);
-    try device.launch("mlstm_gate_gradients", .{ .x = r.gateBlocks() }, g);
+    const shape: Shape = .{ .x = r.gateBlocks(), .beside = beside };
+    try device.launch("mlstm_gate_sums", shape, g);
+    try device.launch("mlstm_gate_gradients", shape, g);
 }
 
 fn queries(a: anytype) launches.Operand {

@@ -25,6 +25,7 @@ pub const MlstmSweep = extern struct {
     n_in: ?[*]const f32,
     n_out: ?[*]f32,
     sigma: ?[*]f32,
+    scores: ?[*]u16,
     dots: ?[*]f32,
     units: u64,
     length: u64,
@@ -101,7 +102,7 @@ const MlstmClearRows = extern struct {
 };
 
 comptime {
-    std.debug.assert(@sizeOf(MlstmSweep) == 768);
+    std.debug.assert(@sizeOf(MlstmSweep) == 832);
     std.debug.assert(@sizeOf(MlstmGates) == 152);
     std.debug.assert(@sizeOf(MlstmGateGradient) == 128);
 }
@@ -130,20 +131,20 @@ const variants = [_]Variant{
     .{ .key = 64, .kind = .norm, .threads = 384, .shared = 142336 },
     .{ .key = 64, .kind = .plain, .threads = 384, .shared = 137216 },
     .{ .key = 64, .kind = .dv, .threads = 384, .shared = 137216 },
-    .{ .key = 128, .kind = .norm, .threads = 512, .shared = 142336 },
-    .{ .key = 128, .kind = .plain, .threads = 512, .shared = 136192 },
-    .{ .key = 128, .kind = .dv, .threads = 512, .shared = 136192 },
+    .{ .key = 128, .kind = .norm, .threads = 512, .shared = 141312 },
+    .{ .key = 128, .kind = .plain, .threads = 512, .shared = 135168 },
+    .{ .key = 128, .kind = .dv, .threads = 512, .shared = 135168 },
     .{ .key = 128, .kind = .dq, .threads = 384, .shared = 188416 },
     .{ .key = 128, .kind = .dk, .threads = 384, .shared = 188416 },
     .{ .key = 192, .kind = .dq, .threads = 512, .shared = 188416 },
     .{ .key = 192, .kind = .dk, .threads = 512, .shared = 188416 },
     .{ .key = 256, .kind = .norm, .threads = 512, .shared = 227328 },
-    .{ .key = 256, .kind = .plain, .threads = 512, .shared = 227328 },
-    .{ .key = 256, .kind = .dv, .threads = 512, .shared = 227328 },
+    .{ .key = 256, .kind = .plain, .threads = 512, .shared = 227328, .cluster = 2 },
+    .{ .key = 256, .kind = .dv, .threads = 512, .shared = 227328, .cluster = 2 },
     .{ .key = 256, .kind = .dq, .threads = 512, .shared = 229376 },
     .{ .key = 256, .kind = .dk, .threads = 512, .shared = 229376 },
-    .{ .key = 512, .kind = .dq, .threads = 512, .shared = 228352, .cluster = 2 },
-    .{ .key = 512, .kind = .dk, .threads = 512, .shared = 228352, .cluster = 2 },
+    .{ .key = 512, .kind = .dq, .threads = 512, .shared = 230400, .cluster = 2 },
+    .{ .key = 512, .kind = .dk, .threads = 384, .shared = 226304, .cluster = 2 },
 };
 
 /// A tensor [B, S, NH, width].
@@ -281,13 +282,13 @@ pub fn Run(comptime A: type) type {
                 .n_in = null,
                 .n_out = null,
                 .sigma = null,
+                .scores = null,
                 .dots = null,
                 .units = r.units,
                 .length = r.a.length,
                 .heads = @intCast(r.a.heads),
                 .chunks = @intCast(r.chunks),
-                // A block has 128 columns of V; with 512 keys 64, and two make a cluster.
-                .slices = @intCast(blocksOf(value, 128) * @as(u64, if (key > 256) 2 else 1)),
+                .slices = slicesOf(kind, key, value),
                 .key_width = @intCast(key),
                 .value_width = @intCast(value),
                 // The state lies in memory as [DQK][DV].
@@ -326,6 +327,16 @@ pub fn Run(comptime A: type) type {
             try r.device.launch("mlstm_clear_rows", shape, clear);
         }
     };
+}
+
+/// Blocks of a unit: of 128 columns of V, or 64 with 512 keys, in whole clusters.
+fn slicesOf(kind: Kind, key: u64, value: u64) u32 {
+    const blocks = blocksOf(value, if (key > 256) 64 else 128);
+    for (variants) |v| {
+        if (v.key == keyOf(key) and v.kind == kind)
+            return @intCast(blocksOf(blocks, v.cluster) * v.cluster);
+    }
+    unreachable;
 }
 
 /// A width of keys as its kernels have it.

@@ -21,12 +21,12 @@
 // the floor at the 3.0 TB/s of a copy (docs/experiments.md, also for what was tried and dropped):
 //
 //   shape        forward sig   forward exp   dV           dQ, dK
-//   8 x 256/512  0.62  1.16    0.74  1.39    0.69  1.28   mlstm_sweep_split.cuh
+//   8 x 256/512  0.60  1.12    0.75  1.40    0.64  1.19   0.94, 0.81  1.50, 1.29
 //   16 x 128/256 0.565 1.05    0.576 1.07    0.57  1.06   0.642  1.03
 //   32 x 64/128                0.598 1.11    0.62  1.15   0.718  1.15
 //
-// At 256 keys the chain of the state's warpgroups bounds a chunk: 4,230 cycles, of which 2,816 keep
-// the tensor cores busy. Those draw so much power that clocks fall from 1.98 to 1.4-1.75 GHz.
+// Power bounds 8 x 256/512: it draws the GPU's 700 W, and clocks fall from 1.98 to 1.5-1.6 GHz.
+// After seconds of nothing else, forward 0.65, dV 0.69, dQ 0.96, dK 0.82.
 //
 // Equals: cpu/mlstm_forward.zig, cpu/mlstm_backward.zig; reference/mlstm.zig.
 #pragma once
@@ -35,7 +35,7 @@
 template <class C>
 struct Sweep {
   using Shared = SweepShared<C>;
-  static constexpr int SCORES = 2, PRODUCER = 3;
+  static constexpr int SCORES = C::given ? -1 : 2, PRODUCER = C::given ? 2 : 3;
   const MlstmSweep& a;
   Shared& shared;
   int group, thread, warp, lane, chunks;
@@ -61,6 +61,8 @@ struct Sweep {
     const volatile SweepPlace& w = shared.where.place;
     return {w.unit, w.column, w.head, w.batch, w.tokens};
   }
+  // Of this block in its cluster.
+  static DEVICE int rank() { return blockIdx.x % C::cluster; }
   static DEVICE uint32_t at(const void* p) {
     return ptx::shared_address(p);
   }
@@ -110,11 +112,14 @@ struct Sweep {
   // To whoever loads a part: both blocks of a cluster.
   DEVICE void release_part(uint64_t* barrier) const {
     if constexpr (C::split) {
-      __syncwarp();
-      if (lane < C::cluster) ptx::barrier_arrive_remote(at(barrier), lane);
+      release_both(barrier);
     } else {
       release(barrier);
     }
+  }
+  DEVICE void release_both(uint64_t* barrier) const {
+    __syncwarp();
+    if (lane < C::cluster) ptx::barrier_arrive_remote(at(barrier), lane);
   }
 
   DEVICE void run() {
@@ -124,16 +129,16 @@ struct Sweep {
       produce();
     } else if (group == SCORES) {
       ptx::registers_less<C::score_registers>();
-      if constexpr (C::split) {
+      if constexpr (C::gives) {
         finish_split();
-      } else {
+      } else if constexpr (!C::given) {
         score();
       }
     } else {
       ptx::registers_more<C::consumer_registers>();
       consume();
     }
-    if constexpr (C::split) {  // not before the other block has received its last
+    if constexpr (C::paired) {  // not before the other block has received its last
       __syncwarp();
       ptx::cluster_barrier();
     }
@@ -145,11 +150,16 @@ struct Sweep {
       ring(shared.full_k, shared.empty_k, C::k_stages, 1, C::k_readers);
       for (uint64_t& n : shared.full_n) ptx::barrier_init(at(&n), C::n_parts);
       ring(shared.full_v[0], shared.empty_v[0], C::value_tiles * C::v_stages, 1,
-           C::split ? 12 : 4);
-      ring(shared.full_s, shared.empty_s, C::s_stages, 4, 8);
+           C::v_readers);
+      ring(shared.full_s, shared.empty_s, C::s_stages, C::s_fill, C::s_readers);
       ring(shared.full_x, shared.empty_x, 2, 1, 1);
-      ring(shared.full_half, shared.empty_half, 2, 4, 4);
-      ptx::barrier_init(at(&shared.full_o), 4);
+      if constexpr (C::split) {
+        ring(shared.split.full_half, shared.split.empty_half, 2, 4, 4);
+        ptx::barrier_init(at(&shared.split.full_o), C::given ? 8 : 4);
+      }
+      if constexpr (C::gives) {
+        ring(&shared.split.full_peer, &shared.split.empty_peer, 1, 1, 4);
+      }
       ptx::barrier_init_fence();
     }
     if constexpr (C::norm) {
@@ -161,7 +171,7 @@ struct Sweep {
     }
     ptx::fence_async();
     __syncthreads();
-    if constexpr (C::split) ptx::cluster_barrier();
+    if constexpr (C::paired) ptx::cluster_barrier();
   }
   static DEVICE void ring(uint64_t* full, uint64_t* empty, int stages, int fill, int drain) {
     for (int i = 0; i < stages; i++) {
@@ -181,7 +191,7 @@ struct Sweep {
   DEVICE void load_part(const SweepPlace& w, const TensorMap* map, uint32_t tile, uint32_t pitch,
                         uint32_t barrier, int c, int p) const {
     if constexpr (C::split) {
-      const int i = blockIdx.x % C::cluster;
+      const int i = rank();
       ptx::tensor_load_both(tile + i * pitch, map, barrier,
                             box(w, a.q_columns, c, p * C::part_blocks + i));
     } else {
@@ -220,6 +230,16 @@ struct Sweep {
     ptx::tensor_load(at(&shared.v[half][stage]), &a.v, barrier,
                      box(w, a.v_columns, c, w.column + half));
     if constexpr (C::split) load_record(w, c, barrier);
+  }
+  DEVICE uint16_t* scores_of(const SweepPlace& w, int c) const {
+    return a.scores + ((size_t)w.unit * a.chunks + place(c)) * (CHUNK * CHUNK);
+  }
+  DEVICE void load_scores(const SweepPlace& w, int c) const {
+    const int stage = c % C::s_stages;
+    const uint32_t barrier = at(&shared.full_s[stage]);
+    ptx::barrier_wait(at(&shared.empty_s[stage]), parity(c, C::s_stages) ^ 1);
+    ptx::barrier_expect(barrier, CHUNK * CHUNK * 2);
+    ptx::bulk_load(at(&shared.s[stage][0][0]), scores_of(w, c), CHUNK * CHUNK * 2, barrier);
   }
   // x lands where O will be written: every warp reads the elements that it replaces.
   DEVICE void load_x(const SweepPlace& w, int c, int half) const {
@@ -278,6 +298,7 @@ struct Sweep {
     constexpr int spare = C::k_stages - C::parts;
     for (int c = 0; c < chunks; c++) {
       feed_values(w, c);
+      if constexpr (C::given) load_scores(w, c);
 #pragma unroll
       for (int p = 0; p < spare; p++) load_k(w, c, p);
 #pragma unroll
@@ -321,7 +342,7 @@ struct Sweep {
 
   DEVICE void score();
   DEVICE void finish_split();
-  DEVICE void move_outputs();
+  DEVICE void move_outputs() const;
   DEVICE void keep_n();
   DEVICE void consume();
 };
@@ -330,6 +351,7 @@ struct Sweep {
 #include "mlstm_sweep_scores.cuh"
 #include "mlstm_sweep_state.cuh"
 #include "mlstm_sweep_split.cuh"
+#include "mlstm_sweep_given.cuh"
 
 template <class C>
 DEVICE void mlstm_sweep(const MlstmSweep& a) {

@@ -11,7 +11,7 @@
   }
 
 SWEEP(64, false, true, false, mlstm_sweep_64_dv, 137216)
-SWEEP(128, false, true, false, mlstm_sweep_128_dv, 136192)
+SWEEP(128, false, true, false, mlstm_sweep_128_dv, 135168)
 SWEEP(128, false, false, true, mlstm_sweep_128_dq, 188416)
 SWEEP(128, false, true, true, mlstm_sweep_128_dk, 188416)
 SWEEP(192, false, false, true, mlstm_sweep_192_dq, 188416)

@@ -20,12 +20,18 @@ struct ScoreWarps {
   }
   static DEVICE uint32_t column_here() { return ptx::thread_index() % 4 * 2; }
 
+  // The first token whose column of S this block makes.
+  static DEVICE uint32_t first_token() {
+    return C::shares_scores ? Sweep<C>::rank() * C::score_tokens : 0;
+  }
+
   // S += Q Kᵀ over part p of the keys; S = for the first. Once Q and K are there.
   DEVICE void multiply(float (&s)[COLUMNS], int c, int p) const {
     sweep.wait_q(c, p);
     sweep.wait_k(c, p);
     const uint64_t q = ptx::descriptor(ptx::opaque(sweep.tile_q(c, p)), 16);
-    const uint64_t k = ptx::descriptor(ptx::opaque(sweep.tile_k(c, p)), 16);
+    const uint32_t first = sweep.tile_k(c, p) + first_token() * 128;
+    const uint64_t k = ptx::descriptor(ptx::opaque(first), 16);
     ptx::mma_fence();
 #pragma unroll
     for (int step = 0; step < C::part_blocks * 4; step++) {
@@ -42,7 +48,9 @@ struct ScoreWarps {
   }
   template <bool FIRST>
   static DEVICE void add(float (&s)[COLUMNS], uint64_t rows, uint64_t columns) {
-    if constexpr (C::norm) {
+    if constexpr (C::shares_scores) {
+      ptx::mma32<FIRST>(s, rows, columns);
+    } else if constexpr (C::norm) {
       ptx::mma72<FIRST>(s, rows, columns);
     } else {
       ptx::mma64<FIRST>(s, rows, columns);
@@ -51,8 +59,10 @@ struct ScoreWarps {
 
   // Selected, never multiplied by 0: what is not visible may overflow.
   DEVICE void gate(float (&s)[COLUMNS], const float* record) const {
-    const uint32_t row = row_here(), column = column_here();
+    const uint32_t row = row_here(), column = column_here() + first_token();
     const float* vectors = record + ptx::opaque(0);  // else the loads move ahead of the choice
+    const uint32_t at = C::w + Record::turned(column);
+    const uint32_t low_at = Record::low + Record::turned(column);
     float u[2], low[2];
     uint32_t start[2], span[2];  // visible are the tokens `column - start` + 0..span
 #pragma unroll
@@ -64,9 +74,9 @@ struct ScoreWarps {
       span[e] = C::reverse ? edge / CHUNK - i : i - edge % CHUNK;
     }
 #pragma unroll
-    for (int n = 0; n < 8; n++) {
-      const float2 w = *(const float2*)&vectors[C::w + column * 8 + n * 2];
-      const uint2 lows = *(const uint2*)&vectors[Record::low + column * 8 + n * 2];
+    for (int n = 0; n < C::score_tokens / 8; n++) {
+      const float2 w = *(const float2*)&vectors[at + n * 2];
+      const uint2 lows = *(const uint2*)&vectors[low_at + n * 2];
 #pragma unroll
       for (int x = 0; x < 4; x++) {
         const int e = x / 2, f = x % 2;
@@ -83,13 +93,14 @@ struct ScoreWarps {
   }
   // All that is causal is visible, and the record holds powers: Record::plain.
   DEVICE void gate_plain(float (&s)[COLUMNS], const float* record) const {
-    const uint32_t row = row_here(), column = column_here();
+    const uint32_t row = row_here(), column = column_here() + first_token();
     const float* rows = &record[C::u + Record::turned(row)];
     const float u[2] = {rows[0], rows[2]};
     const uint32_t ahead = CHUNK + row - column;
+    const float* first = &record[C::w + Record::turned(column)];
 #pragma unroll
-    for (int n = 0; n < 8; n += 2) {
-      const float4 w = *(const float4*)&record[C::w + column * 8 + n * 2];
+    for (int n = 0; n < C::score_tokens / 8; n += 2) {
+      const float4 w = *(const float4*)&first[n * 2];
       const float columns[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
       for (int x = 0; x < 8; x++) {
@@ -143,6 +154,28 @@ struct ScoreWarps {
       const uint32_t i = thread / 32 * 16 + thread % 16, j = n + thread / 16 % 2;
       ptx::store_matrices(tile + i * 128 + ((j ^ (i & 7)) << 4), ptx::pack(x[0], x[1]),
                           ptx::pack(x[2], x[3]), ptx::pack(x[4], x[5]), ptx::pack(x[6], x[7]));
+    }
+  }
+
+  // This block's columns to both blocks: a tile of 32 columns, where 16 bytes of row i stand at
+  // their place ^ (i / 2 % 4).
+  DEVICE void share(const float (&s)[COLUMNS], int stage) const {
+    constexpr int bytes = CHUNK * C::score_tokens * 2;
+    const uint32_t tile = Sweep<C>::at(&shared.s[stage][0][0]) + sweep.rank() * bytes;
+    const uint32_t full = Sweep<C>::at(&shared.full_s[stage]);
+    const uint32_t thread = ptx::thread_index() % 128, i = thread / 32 * 16 + thread % 16;
+#pragma unroll
+    for (int n = 0; n < 4; n += 2) {
+      const float* x = &s[n * 4];
+      const uint32_t j = n + thread / 16 % 2;
+      ptx::store_matrices(tile + i * 64 + ((j ^ (i >> 1 & 3)) << 4), ptx::pack(x[0], x[1]),
+                          ptx::pack(x[2], x[3]), ptx::pack(x[4], x[5]), ptx::pack(x[6], x[7]));
+    }
+    ptx::fence_async();
+    ptx::named_barrier(4, 128);
+    if (sweep.thread == 0) {
+      ptx::barrier_expect(full, bytes);  // the other block's
+      ptx::give(tile, bytes, full, sweep.rank() ^ 1);
     }
   }
 
@@ -266,13 +299,17 @@ struct ScoreWarps {
     const int s_stage = c % C::s_stages;
     ptx::barrier_wait(Sweep<C>::at(&shared.empty_s[s_stage]),
                       Sweep<C>::parity(c, C::s_stages) ^ 1);
-    write(s, ptx::opaque(Sweep<C>::at(&shared.s[s_stage][0][0])));
     if ((sweep.lane & 3) == 0) {
       shared.factor[c & 1][row] = alpha[0];
       shared.factor[c & 1][row + 8] = alpha[1];
     }
-    ptx::fence_async();
-    sweep.release(&shared.full_s[s_stage]);
+    if constexpr (C::shares_scores) {
+      share(s, s_stage);
+    } else {
+      write(s, ptx::opaque(Sweep<C>::at(&shared.s[s_stage][0][0])));
+      ptx::fence_async();
+      sweep.release(&shared.full_s[s_stage]);
+    }
     if constexpr (C::norm) write_sigma(sigma, c, row);
   }
   DEVICE void weigh(float (&s)[COLUMNS], const float* record) const {
@@ -283,12 +320,18 @@ struct ScoreWarps {
     }
   }
 
-  // ---- Split keys, where this warpgroup finishes O too: mlstm_sweep_split.cuh.
+  // ---- Split keys: mlstm_sweep_split.cuh.
 
-  static DEVICE void round(uint32_t (&fragment)[4][4], const float (&s)[COLUMNS]);
+  typedef uint32_t Scores[2][4];  // half of S: the A operands of two products over 16 tokens
+  static DEVICE uint32_t other_first_token() { return CHUNK / 2 - first_token(); }
   DEVICE void multiply_parts(float (&s)[COLUMNS], int c) const;
+  static DEVICE void round(Scores& scores, const float (&s)[COLUMNS]);
+  DEVICE void keep_scores(const Scores& scores, int c) const;
+  DEVICE void give_scores(const Scores& scores, int c) const;
+  DEVICE void take_scores(Scores& scores, int c) const;
+  template <bool FIRST>
   DEVICE void add_values(
-      float (&o)[16], const uint32_t (&fragment)[4][4], int first, int c) const;
+      float (&o)[16], const Scores& scores, uint32_t token, int first, int c) const;
   DEVICE void add_halves(float (&o)[16], const float (&alpha)[2], int first) const;
   DEVICE void put(const float (&o)[16], float (&dot)[2], int first) const;
   DEVICE void put_dot(float (&dot)[2]) const;

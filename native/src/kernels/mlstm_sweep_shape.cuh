@@ -19,6 +19,7 @@ struct MlstmSweep {
   const float* n_in;        // [units][key_width], with the normaliser; zeros when null
   float* n_out;             // or null
   float* sigma;             // [batch][length][heads] or null, with the normaliser
+  uint16_t* scores;         // [units][chunks][2][64][32]: S, from dQ to dK of 512 keys
   float* dots;              // [parts][units][64 · chunks]: x·O summed over a part of 64 columns
   uint64_t units, length;
   uint32_t heads, chunks, slices;  // blocks per unit: of 64·value_tiles columns, whole clusters
@@ -26,7 +27,7 @@ struct MlstmSweep {
   Columns q_columns, v_columns;  // q, k; v, o, x
   float eps;
 };
-static_assert(sizeof(MlstmSweep) == 768, "MlstmSweep");
+static_assert(sizeof(MlstmSweep) == 832, "MlstmSweep");
 
 // KEY: width of Q and K, padded to 64. NORM: h is divided by the denominator. REVERSE: from the
 // last chunk to the first. DOT: x·O is wanted.
@@ -37,15 +38,21 @@ static_assert(sizeof(MlstmSweep) == 768, "MlstmSweep");
 //
 // KEY = 512 is `split`: a block has 64 columns of V, and each of its two warpgroups of the state
 // keeps C^T for half of the keys (mlstm_sweep_split.cuh). Two blocks of a cluster, neighbours in V,
-// share Q and K: both receive what either loads, in parts of 128 keys.
+// share Q and K: both receive what either loads, in parts of 128 keys. dQ leaves S for dK, which
+// has no scores' warpgroup (mlstm_sweep_given.cuh).
+//
+// With 256 keys or more and no normaliser, two such blocks make half of the columns of S each, for
+// both: less work for the tensor cores, whose power is the limit (0.69 to 0.65 ms at 256 keys).
 template <int KEY, bool NORM, bool REVERSE, bool DOT>
 struct SweepShape {
   static constexpr int key = KEY;
   static constexpr bool norm = NORM, reverse = REVERSE, dot = DOT;
-  static constexpr bool split = KEY == 512;
+  static constexpr bool split = KEY == 512, given = split && REVERSE, gives = split && !REVERSE;
   static constexpr bool producer = KEY >= 192 || (KEY == 128 && !DOT);
   static constexpr bool feeds_values = KEY >= 192;  // else each warpgroup loads its own
-  static constexpr int cluster = split ? 2 : 1, threads = producer ? 512 : 384;
+  static constexpr int cluster = split || (KEY == 256 && !DOT && !NORM) ? 2 : 1;
+  static constexpr bool paired = cluster == 2, shares_scores = paired && !given;
+  static constexpr int threads = producer && !given ? 512 : 384;
   static constexpr int blocks = KEY / 64;
   static constexpr int parts = split ? 4 : 1, part_blocks = blocks / parts;
   // Of one warpgroup of the state: keys, and parts of a chunk's keys.
@@ -56,7 +63,7 @@ struct SweepShape {
   static constexpr int k_stages = split ? 6 : feeds_values ? 3 : near;
   static constexpr int value_tiles = split ? 1 : 2;
   static constexpr int v_stages = feeds_values && NORM ? 1 : near;
-  static constexpr int s_stages = feeds_values ? 1 : 2;
+  static constexpr int s_stages = feeds_values && !given ? 1 : 2;
   // Records travel with K, or, where that comes in parts, with V.
   static constexpr int record_stages = split ? v_stages : k_stages;
   // Tiles of 256 columns come in one instruction, others by block. n sits below each block of K.
@@ -67,9 +74,11 @@ struct SweepShape {
   static constexpr bool n_apart = NORM && producer;
   static constexpr int n_parts = !NORM ? 1 : n_apart ? 3 : 256 / KEY;
   // Warps that read a part of Q or K: split, of both blocks.
-  static constexpr int q_readers = split ? 16 : 12;
-  static constexpr int k_readers = split ? 16 : 12 + (n_apart ? n_parts : 0);
-  static constexpr int clearing_warps = 12 + (n_apart ? n_parts : 0);
+  static constexpr int q_readers = given ? 8 : split ? 16 : 12;
+  static constexpr int k_readers = given ? 8 : split ? 16 : 12 + (n_apart ? n_parts : 0);
+  static constexpr int v_readers = given ? 8 : split ? 12 : 4;
+  static constexpr int s_fill = paired ? 1 : 4, s_readers = shares_scores ? 16 : 8;
+  static constexpr int clearing_warps = given ? 8 : 12 + (n_apart ? n_parts : 0);
   // From the last chunk to the first, the rows and columns of a chunk's weights change places.
   static constexpr int u = REVERSE ? Record::w : Record::u, w = REVERSE ? Record::u : Record::w;
   static constexpr int alpha = REVERSE ? Record::beta : Record::alpha;
@@ -77,11 +86,13 @@ struct SweepShape {
   static constexpr int q_pitch = CHUNK * 128, k_pitch = k_rows * 128;  // bytes of a block
   static constexpr int part_bytes = CHUNK * 128 * part_blocks, value_bytes = CHUNK * 128;
   static constexpr int record = NORM ? Record::size_norm : Record::size;
-  static constexpr int score_columns = NORM ? 36 : 32;  // accumulators of S
+  // Of S: the columns that this block makes, and accumulators.
+  static constexpr int score_tokens = shares_scores ? CHUNK / 2 : CHUNK;
+  static constexpr int score_columns = score_tokens / 2 + (NORM ? 4 : 0);
   // Σ over warps of these is what the launch gives: 4·128 or 3·168 per four warps.
-  static constexpr int consumer_registers = feeds_values ? 208 : producer ? 168 : 200;
+  static constexpr int consumer_registers = given ? 232 : feeds_values ? 208 : producer ? 168 : 200;
   static constexpr int score_registers = !feeds_values ? 104 : n_apart ? 64 : 72;
-  static constexpr int producer_registers = !feeds_values ? 72 : n_apart ? 32 : 24;
+  static constexpr int producer_registers = given ? 40 : !feeds_values ? 72 : n_apart ? 32 : 24;
 };
 
 struct SweepPlace {
@@ -92,6 +103,21 @@ struct SweepPlaces {
   float* sigma;  // of the batch row's first token, where this block writes it; else null
 };
 
+// What 512 keys need besides. Halves: Q·C over half of the keys.
+template <bool GIVES, bool GIVEN>
+struct alignas(16) SplitShared {};
+template <>
+struct alignas(16) SplitShared<true, false> {
+  float halves[2][CHUNK][64];
+  uint32_t peer_scores[2][128][4];  // the other block's half of S
+  uint64_t full_half[2], empty_half[2], full_o, full_peer, empty_peer;
+};
+template <>
+struct alignas(16) SplitShared<false, true> {
+  float4 halves[2][4][128];  // of 32 tokens, by thread of the reader
+  uint64_t full_half[2], empty_half[2], full_o;
+};
+
 template <class C>
 struct alignas(1024) SweepShared {
   uint16_t q[C::q_stages][C::part_blocks][CHUNK][64];
@@ -99,17 +125,17 @@ struct alignas(1024) SweepShared {
   uint16_t k[C::k_stages][C::part_blocks][C::k_rows][64];
   uint16_t v[C::value_tiles][C::v_stages][CHUNK][64];
   uint16_t o[C::value_tiles][CHUNK][64];
-  uint16_t s[C::s_stages][C::split ? 1 : CHUNK][64];
-  float halves[2][C::split ? CHUNK : 1][64];  // split: Q·C over half of the keys
+  uint16_t s[C::s_stages][C::gives ? 1 : CHUNK][64];  // given: two tiles of 32 columns
+  SplitShared<C::gives, C::given> split;
   float record[C::record_stages][C::record];
   float factor[2][CHUNK];  // alpha over the denominator, of this and the last chunk
-  float dots[2][4][C::dot ? CHUNK : 1];
+  float dots[C::split ? 1 : 2][C::gives ? 1 : 4][C::dot ? CHUNK : 1];
   float n_sums[C::n_parts][C::norm ? C::key : 1];
   uint64_t full_q[C::q_stages], empty_q[C::q_stages];
   uint64_t full_k[C::k_stages], empty_k[C::k_stages], full_n[C::k_stages];
   uint64_t full_v[C::value_tiles][C::v_stages], empty_v[C::value_tiles][C::v_stages];
   uint64_t full_s[C::s_stages], empty_s[C::s_stages];
-  uint64_t full_x[2], empty_x[2], full_half[2], empty_half[2], full_o;
+  uint64_t full_x[2], empty_x[2];
   SweepPlaces where;
 };
 

@@ -5,12 +5,14 @@
 //
 //   O_i = S_i V + alpha_i (half_0 + half_1)_i       tokens in rows here, not H^T
 //
-// So the recurrence waits for nothing but its tiles and the place of the last halves. A block and
-// chunk: 3,200 cycles of the tensor cores (S 1,024, C^T Q^T 1,024, S V 128, update 1,024), 500 KB
-// of shared memory or 3,900 cycles, 82 KB of L2 (Q and K come once for two blocks). The warpgroup
-// of the scores bounds it: its 32 products take turns with those of two others (2,700 cycles).
+// So the recurrence waits for nothing but its tiles and the place of the last halves. Two blocks of
+// a cluster, neighbours in V, have the same Q, K and S: each loads half of every part of Q and K
+// for both, makes 32 columns of S and gives them to the other, register by register. The first
+// cluster of a unit leaves S for dK (mlstm_sweep_given.cuh).
 //
-// H100, 8 x 256/512: dQ 0.92-0.99 ms, dK 0.91-0.95, 1.5 times the floor (docs/experiments.md).
+// A block and chunk: 3,000 cycles of the tensor cores (S 768, bound by its operands in shared
+// memory, C^T Q^T 1,024, S V 128, update 1,024), 480 KB of shared memory or 3,800 cycles, 82 KB of
+// L2. Power bounds it: see docs/experiments.md.
 #pragma once
 
 // The halves' columns of V, shuffled by token in eights: no bank is met twice when the state's
@@ -21,9 +23,9 @@ static DEVICE uint32_t half_column(uint32_t token, uint32_t column) {
 
 template <class C>
 DEVICE void StateWarps<C>::give_half(int c) {
-  ptx::barrier_wait(Sweep<C>::at(&shared.empty_half[sweep.group]), (c & 1) ^ 1);
+  ptx::barrier_wait(Sweep<C>::at(&shared.split.empty_half[sweep.group]), (c & 1) ^ 1);
   const uint32_t token = (sweep.lane & 3) * 2, column = sweep.warp * 16 + (sweep.lane >> 2);
-  float(&half)[CHUNK][64] = *(float(*)[CHUNK][64])&shared.halves[sweep.group][0][0];
+  float(&half)[CHUNK][64] = shared.split.halves[sweep.group];
 #pragma unroll
   for (int x = 0; x < 4; x++) {
     const uint32_t i = token + (x & 1);
@@ -31,7 +33,7 @@ DEVICE void StateWarps<C>::give_half(int c) {
 #pragma unroll
     for (int n = 0; n < 8; n++) to[n * 8 * 64] = h[n * 4 + x];
   }
-  sweep.release(&shared.full_half[sweep.group]);
+  sweep.release(&shared.split.full_half[sweep.group]);
 }
 
 template <class C>
@@ -59,12 +61,6 @@ DEVICE void StateWarps<C>::split_step(int c) {
   for (int p = 0; p < C::own_parts; p++) sweep.release_k(c, first_part() + p);
 }
 
-template <class C>
-DEVICE void ScoreWarps<C>::round(uint32_t (&fragment)[4][4], const float (&s)[COLUMNS]) {
-#pragma unroll
-  for (int i = 0; i < 16; i++) fragment[i / 4][i % 4] = ptx::pack(s[2 * i], s[2 * i + 1]);
-}
-
 // Part after part; Q and K may be replaced as soon as they are multiplied.
 template <class C>
 DEVICE void ScoreWarps<C>::multiply_parts(float (&s)[COLUMNS], int c) const {
@@ -82,23 +78,66 @@ DEVICE void ScoreWarps<C>::multiply_parts(float (&s)[COLUMNS], int c) const {
   }
 }
 
-// 32 columns of O from `first`: more would not fit beside S.
 template <class C>
-DEVICE void ScoreWarps<C>::add_values(
-    float (&o)[16], const uint32_t (&fragment)[4][4], int first, int c) const {
-  const uint32_t tile = Sweep<C>::at(&shared.v[0][c % C::v_stages][0][first]);
-  const uint64_t v = ptx::descriptor(tile, 8192);
-  ptx::mma_fence();
+DEVICE void ScoreWarps<C>::round(Scores& scores, const float (&s)[COLUMNS]) {
 #pragma unroll
-  for (int step = 0; step < 4; step++) {
-    if (step == 0) {
-      ptx::mma32_transposed_b<true>(o, fragment[step], v);
-    } else {
-      ptx::mma32_transposed_b<false>(o, fragment[step], ptx::advance(v, step * 2048));
+  for (int i = 0; i < 8; i++) scores[i / 4][i % 4] = ptx::pack(s[2 * i], s[2 * i + 1]);
+}
+
+// As a tile of rows of 32 columns, as its reader wants it in shared memory: 16 bytes of row i
+// stand at their place ^ (i / 2 % 4).
+template <class C>
+DEVICE void ScoreWarps<C>::keep_scores(const Scores& scores, int c) const {
+  const SweepPlace w = sweep.where();
+  if (w.column >= C::cluster) return;
+  const uint32_t row = row_here();
+  uint32_t* const tile = (uint32_t*)(sweep.scores_of(w, c) + first_token() * CHUNK);
+#pragma unroll
+  for (int e = 0; e < 2; e++) {
+    const uint32_t i = row + 8 * e;
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+      tile[i * 16 + ((n ^ (i >> 1 & 3)) << 2) + column_here() / 2] = scores[n / 2][n % 2 * 2 + e];
     }
   }
+}
+
+// To the same thread of the other block, which multiplies it with its own columns of V.
+template <class C>
+DEVICE void ScoreWarps<C>::give_scores(const Scores& scores, int c) const {
+  const uint32_t thread = ptx::thread_index() % 128;
+  ptx::barrier_wait(Sweep<C>::at(&shared.split.empty_peer), (c & 1) ^ 1);
+#pragma unroll
+  for (int step = 0; step < 2; step++) {
+    ptx::store_remote(Sweep<C>::at(&shared.split.peer_scores[step][thread][0]),
+                      Sweep<C>::at(&shared.split.full_peer), sweep.rank() ^ 1, scores[step]);
+  }
+}
+template <class C>
+DEVICE void ScoreWarps<C>::take_scores(Scores& scores, int c) const {
+  const uint32_t thread = ptx::thread_index() % 128;
+  ptx::barrier_wait(Sweep<C>::at(&shared.split.full_peer), c & 1);
+#pragma unroll
+  for (int step = 0; step < 2; step++) {
+    ptx::load_words(scores[step], Sweep<C>::at(&shared.split.peer_scores[step][thread][0]));
+  }
+  __syncwarp();
+  if (sweep.lane == 0) {
+    ptx::barrier_arrive_remote(Sweep<C>::at(&shared.split.empty_peer), sweep.rank() ^ 1);
+  }
+}
+
+// 32 columns of O from `first`: more would not fit. The scores are of tokens `token` on.
+template <class C>
+template <bool FIRST>
+DEVICE void ScoreWarps<C>::add_values(
+    float (&o)[16], const Scores& scores, uint32_t token, int first, int c) const {
+  const uint32_t tile = Sweep<C>::at(&shared.v[0][c % C::v_stages][token][first]);
+  const uint64_t v = ptx::descriptor(tile, 8192);
+  ptx::mma_fence();
+  ptx::mma32_transposed_b<FIRST>(o, scores[0], v);
+  ptx::mma32_transposed_b<false>(o, scores[1], ptx::advance(v, 2048));
   ptx::mma_commit();
-  ptx::mma_wait<0>();
 }
 
 template <class C>
@@ -106,7 +145,7 @@ DEVICE void ScoreWarps<C>::add_halves(float (&o)[16], const float (&alpha)[2], i
   const uint32_t token = row_here(), column = column_here();
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    float(&from)[CHUNK][64] = *(float(*)[CHUNK][64])&shared.halves[half][0][0];
+    const float(&from)[CHUNK][64] = shared.split.halves[half];
 #pragma unroll
     for (int n = 0; n < 4; n++) {
 #pragma unroll
@@ -154,37 +193,47 @@ DEVICE void ScoreWarps<C>::put_dot(float (&dot)[2]) const {
 template <class C>
 DEVICE void ScoreWarps<C>::split_step(int c) const {
   if (sweep.a.lengths && sweep.valid(c) < CHUNK) clear(c);
+  if (sweep.thread == 0) {
+    ptx::barrier_expect(Sweep<C>::at(&shared.split.full_peer), sizeof(shared.split.peer_scores));
+  }
   float s[COLUMNS];
-  uint32_t fragment[4][4];
+  Scores own, other;
   multiply_parts(s, c);
   sweep.wait_record(c);
   const float* record = sweep.record_of(c);
   if (((const int*)record)[Record::plain]) {
     // Rounded in each branch: S and its fragments would both live across the join.
     gate_plain(s, record);
-    round(fragment, s);
+    round(own, s);
   } else {
     gate(s, record);
-    round(fragment, s);
+    round(own, s);
   }
+  give_scores(own, c);
   float o[16], dot[2] = {0, 0};
-  add_values(o, fragment, 0, c);
+  add_values<true>(o, own, first_token(), 0, c);
+  keep_scores(own, c);
+  take_scores(other, c);
+  add_values<false>(o, other, other_first_token(), 0, c);
+  ptx::mma_wait<0>();
   const uint32_t row = row_here();
   const float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]};
   for (int half = 0; half < 2; half++) {
-    ptx::barrier_wait(Sweep<C>::at(&shared.full_half[half]), c & 1);
+    ptx::barrier_wait(Sweep<C>::at(&shared.split.full_half[half]), c & 1);
   }
   ptx::barrier_wait(Sweep<C>::at(&shared.full_x[0]), c & 1);
   add_halves(o, alpha, 0);
   put(o, dot, 0);
-  add_values(o, fragment, 32, c);
+  add_values<true>(o, own, first_token(), 32, c);
+  add_values<false>(o, other, other_first_token(), 32, c);
+  ptx::mma_wait<0>();
   sweep.release(&shared.empty_v[0][c % C::v_stages]);
   add_halves(o, alpha, 32);
-  for (uint64_t& empty : shared.empty_half) sweep.release(&empty);
+  for (uint64_t& empty : shared.split.empty_half) sweep.release(&empty);
   put(o, dot, 32);
   put_dot(dot);
   ptx::fence_async();
-  sweep.release(&shared.full_o);
+  sweep.release(&shared.split.full_o);
 }
 
 template <class C>
@@ -195,15 +244,22 @@ DEVICE void Sweep<C>::finish_split() {
 
 // A warp beside the producer: O and x·O to memory, then the next x into the tile.
 template <class C>
-DEVICE void Sweep<C>::move_outputs() {
+DEVICE void Sweep<C>::move_outputs() const {
   const SweepPlace w = where();
   if (lane == 0) load_x(w, 0, 0);
   for (int c = 0; c < chunks; c++) {
-    ptx::barrier_wait(at(&shared.full_o), c & 1);
+    ptx::barrier_wait(at(&shared.split.full_o), c & 1);
     if (w.column * 64 < a.value_width) {
       float* const to =
           a.dots + (((size_t)w.column * a.units + w.unit) * a.chunks + place(c)) * CHUNK;
-      ((float2*)to)[lane] = ((const float2*)shared.dots[0][0])[lane];
+      float2 sum = ((const float2*)shared.dots[0][0])[lane];
+      if constexpr (C::given) {  // of four warps
+        const auto& dots = shared.dots[0];
+        const float2 b = ((const float2*)dots[1])[lane], d = ((const float2*)dots[2])[lane];
+        const float2 e = ((const float2*)dots[3])[lane];
+        sum = {(sum.x + b.x) + (d.x + e.x), (sum.y + b.y) + (d.y + e.y)};
+      }
+      ((float2*)to)[lane] = sum;
       if (lane == 0) {
         ptx::tensor_store(&a.o, at(&shared.o[0]), box(w, a.v_columns, c, w.column));
         ptx::stores_read();

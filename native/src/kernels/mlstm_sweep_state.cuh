@@ -7,6 +7,7 @@ struct StateWarps {
   SweepShared<C>& shared;
   SweepState<C::own_keys> state;
   float h[32];
+  float o[C::given ? 16 : 1];  // given: of 32 tokens
   static constexpr int elements = C::own_keys / 2;
 
   DEVICE StateWarps(Sweep<C>& s) : sweep(s), shared(s.shared) {}
@@ -64,6 +65,8 @@ struct StateWarps {
   DEVICE int first_part() const { return C::split ? sweep.group * C::own_parts : 0; }
 
   // ---- H^T = C^T Q^T, and C^T *= gamma in its shadow: two k steps at a time, two in flight.
+  // With OUTPUT, the last chunk's rows leave meanwhile (given).
+  template <bool OUTPUT = false>
   DEVICE void from_state(int c, float gamma) {
     constexpr int groups = C::own_keys / 32, in_part = groups / C::own_parts;
     uint64_t q = 0;
@@ -95,6 +98,7 @@ struct StateWarps {
       ptx::mma_commit();
 #pragma unroll
       for (int i = g * 16; i < g * 16 + 16; i++) state[i] *= gamma;
+      if constexpr (OUTPUT) output_slice(g);
       if (g < groups - 1) {
         ptx::mma_wait<1>();
         if (g > 0 && g % in_part == 0) sweep.release_q(c, first_part() + g / in_part - 1);
@@ -131,12 +135,14 @@ struct StateWarps {
       h[n * 4 + 2] *= f.x;
       h[n * 4 + 3] *= f.y;
     }
-    const uint64_t values = ptx::descriptor(v, 8192), scores = ptx::descriptor(s, 16);
+    const uint64_t values = ptx::descriptor(v, 8192);
+    const uint64_t scores = C::shares_scores ? ptx::descriptor_32(s) : ptx::descriptor(s, 16);
     ptx::mma_fence();
 #pragma unroll
     for (int step = 0; step < 4; step++) {
+      const uint32_t at = C::shares_scores ? step / 2 * 4096 + step % 2 * 32 : step * 32;
       ptx::mma64_transposed_a<false>(h, ptx::advance(values, step * 2048),
-                                     ptx::advance(scores, step * 32));
+                                     ptx::advance(scores, at));
     }
     ptx::mma_commit();
   }
@@ -162,12 +168,13 @@ struct StateWarps {
     ptx::mma_commit();
   }
 
-  // ---- x·O of 4 tokens, summed over this warp's 16 value rows; from f32, before O is rounded.
-  DEVICE void dot(int n, const uint32_t (&x)[4]) {
+  // ---- x·O of 16 tokens from `first`, summed over this warp's 16 value rows; from f32, before O
+  // is rounded.
+  DEVICE void dot(const float* both, int first, const uint32_t (&x)[4], float (&dots)[CHUNK]) {
     float sum[4];
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const float* o = &h[(n + e) * 4];
+      const float* o = both + e * 4;
       sum[2 * e] = o[0] * ptx::low_half(x[2 * e]) + o[2] * ptx::low_half(x[2 * e + 1]);
       sum[2 * e + 1] = o[1] * ptx::high_half(x[2 * e]) + o[3] * ptx::high_half(x[2 * e + 1]);
     }
@@ -181,8 +188,8 @@ struct StateWarps {
     }
     float total = (odd ? keep[1] : keep[0]) + __shfl_xor_sync(~0u, odd ? keep[0] : keep[1], 8);
     total += __shfl_xor_sync(~0u, total, 4);
-    const int token = (n + upper) * 8 + (sweep.lane & 3) * 2 + odd;
-    if (!(sweep.lane & 4)) shared.dots[sweep.group][sweep.warp][token] = total;
+    const int token = first + upper * 8 + (sweep.lane & 3) * 2 + odd;
+    if (!(sweep.lane & 4)) dots[token] = total;
   }
   DEVICE void write_dots(int c) const {
     const MlstmSweep& a = sweep.a;
@@ -206,7 +213,7 @@ struct StateWarps {
       if constexpr (C::dot) {
         uint32_t other[4];
         ptx::load_transposed(other, to);
-        dot(n, other);
+        dot(x, n * 8, other, shared.dots[sweep.group][sweep.warp]);
       }
       ptx::store_transposed(to, ptx::pack(x[0], x[1]), ptx::pack(x[2], x[3]),
                             ptx::pack(x[4], x[5]), ptx::pack(x[6], x[7]));
@@ -258,7 +265,11 @@ struct StateWarps {
     }
     ptx::named_barrier(1 + sweep.group, 128);
     ptx::mma_wait<1>();
-    sweep.release(&shared.empty_s[s_stage]);
+    if constexpr (C::shares_scores) {
+      sweep.release_both(&shared.empty_s[s_stage]);
+    } else {
+      sweep.release(&shared.empty_s[s_stage]);
+    }
     if constexpr (C::feeds_values) sweep.release(&shared.empty_v[sweep.group][v_stage]);
     output(c);
     if constexpr (!C::feeds_values) {
@@ -267,8 +278,19 @@ struct StateWarps {
     ptx::mma_wait<0>();
     sweep.release_k(c, 0);
   }
-  DEVICE void give_half(int c);  // mlstm_sweep_split.cuh
+  // ---- Split keys: mlstm_sweep_split.cuh.
+  DEVICE void give_half(int c);
   DEVICE void split_step(int c);
+
+  // ---- And scores from memory: mlstm_sweep_given.cuh.
+  DEVICE void give_tokens(int c);
+  DEVICE void take_tokens(int c);
+  DEVICE void add_given_scores(uint32_t v, int c);
+  DEVICE void output_slice(int slice);
+  DEVICE void output_last();
+  DEVICE void clear_all(int c, uint32_t v) const;
+  template <bool FIRST>
+  DEVICE void given_step(int c);
 };
 
 template <class C>
@@ -281,11 +303,20 @@ DEVICE void Sweep<C>::consume() {
   }
   warps.read();
   for (int c = 0; c < chunks; c++) {
-    if constexpr (C::split) {
+    if constexpr (C::given) {
+      if (c == 0) {
+        warps.template given_step<true>(c);
+      } else {
+        warps.template given_step<false>(c);
+      }
+    } else if constexpr (C::split) {
       warps.split_step(c);
     } else {
       warps.step(c);
     }
+  }
+  if constexpr (C::given) {
+    if (chunks > 0) warps.output_last();
   }
   warps.write();
   if (!C::split && thread == 0) ptx::stores_done();

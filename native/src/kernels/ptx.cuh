@@ -54,6 +54,14 @@ DEVICE void barrier_init_fence() {
 DEVICE void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+// 16 bytes into the same place of another block of the cluster, and to its barrier.
+DEVICE void store_remote(uint32_t to, uint32_t barrier, int block, const uint32_t (&x)[4]) {
+  asm volatile(
+    "{.reg .b32 a, b; mapa.shared::cluster.u32 a, %0, %2; mapa.shared::cluster.u32 b, %1, %2;"
+    "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [a], {%3, %4, %5, %6}, [b];}"
+    ::"r"(to), "r"(barrier), "r"(block), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+    : "memory");
+}
 // In another block of the cluster. In the default scope: a release at cluster scope costs 1,000
 // cycles.
 DEVICE void barrier_arrive_remote(uint32_t barrier, int block) {
@@ -127,6 +135,14 @@ DEVICE void bulk_load(uint32_t to, const void* from, int bytes, uint32_t barrier
     "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
       "r"(to),
     "l"(from), "r"(bytes), "r"(barrier)
+    : "memory");
+}
+// From this block's shared memory to the same place of another block of the cluster.
+DEVICE void give(uint32_t at, int bytes, uint32_t barrier, int block) {
+  asm volatile(
+    "{.reg .b32 to, bar; mapa.shared::cluster.u32 to, %0, %3; mapa.shared::cluster.u32 bar, %2, %3;"
+    "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [to], [%0], %1, [bar];}"
+    ::"r"(at), "r"(bytes), "r"(barrier), "r"(block)
     : "memory");
 }
 // This thread's stores have left shared memory.

@@ -18,6 +18,11 @@ DEVICE uint64_t descriptor(uint32_t address, uint32_t pitch) {
   return (uint64_t)((address & 0x3FFFF) >> 4) | ((uint64_t)(pitch >> 4) << 16) |
      ((uint64_t)(1024 >> 4) << 32) | (1ull << 62);
 }
+// Tiles of rows of 32 columns, 64-byte swizzle, at multiples of 512 bytes.
+DEVICE uint64_t descriptor_32(uint32_t address) {
+  return (uint64_t)((address & 0x3FFFF) >> 4) | (1ull << 16) | ((uint64_t)(512 >> 4) << 32) |
+     (2ull << 62);
+}
 // The same tile, further on.
 DEVICE uint64_t advance(uint64_t descriptor, uint32_t bytes) {
   return descriptor + (bytes >> 4);
@@ -67,10 +72,15 @@ DEVICE void mma_wait() {
 typedef const uint32_t (&Fragment)[4];
 
 // Both operands in shared memory, k innermost.
+XL_PRODUCT(mma32, 16, uint64_t, XL_D16_ONLY, XL_N16, "m64n32k16", "%16, %17", "0, 0",
+     XL_FROM_SHARED)
 XL_PRODUCT(mma64, 32, uint64_t, XL_D32, XL_N32, "m64n64k16", "%32, %33", "0, 0", XL_FROM_SHARED)
 XL_PRODUCT(mma72, 36, uint64_t, XL_D36, XL_N36, "m64n72k16", "%36, %37", "0, 0", XL_FROM_SHARED)
 // A transposed.
 XL_PRODUCT(mma64_transposed_a, 32, uint64_t, XL_D32, XL_N32, "m64n64k16", "%32, %33", "1, 0",
+     XL_FROM_SHARED)
+// Both.
+XL_PRODUCT(mma32_transposed, 16, uint64_t, XL_D16_ONLY, XL_N16, "m64n32k16", "%16, %17", "1, 1",
      XL_FROM_SHARED)
 // A in registers.
 XL_PRODUCT(mma64_registers, 32, Fragment, XL_D32, XL_N32, "m64n64k16", "{%32,%33,%34,%35}, %36",

@@ -105,6 +105,7 @@ inline void finish(const char* what) {
   _exit(3);
 }
 
+inline cudaStream_t launch_stream = nullptr;  // what launches go to
 template <typename Args>
 void launch(void (*kernel)(const Args), uint64_t x, uint32_t y, int threads, int shared,
             const Args& a, int cluster = 1) {
@@ -116,6 +117,7 @@ void launch(void (*kernel)(const Args), uint64_t x, uint32_t y, int threads, int
   config.gridDim = dim3(x, y);
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared;
+  config.stream = launch_stream;
   config.attrs = attribute;
   config.numAttrs = cluster > 1;
   CHECK(cudaLaunchKernelEx(&config, kernel, a));

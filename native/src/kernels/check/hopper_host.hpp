@@ -81,7 +81,7 @@ struct Block {
 };
 
 constexpr size_t stack_bytes = 256 << 10, shared_bytes = 227 << 10;
-inline Block blocks[2];  // a cluster
+inline Block blocks[8];  // a cluster
 inline Block* active = nullptr;
 inline Meeting cluster_meeting;
 inline int cluster_threads = 0;
@@ -265,6 +265,7 @@ inline uint32_t float_bf16(float x) {
   return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 inline uint32_t swizzled(uint32_t address) { return address ^ ((address >> 7 & 7) << 4); }
+inline uint32_t swizzled_32(uint32_t address) { return address ^ ((address >> 7 & 3) << 4); }
 inline uint16_t& half_at(uint32_t address) { return *(uint16_t*)(active->shared + address); }
 
 // mbarrier: 16 bits of arrivals missing, 16 of the count, a phase bit, 31 of bytes missing.
@@ -288,6 +289,10 @@ inline void settle(Barrier& b) {
 inline float operand(uint64_t d, bool transposed, int row, int k) {
   const uint32_t start = (d & 0x3fff) << 4, pitch = (d >> 16 & 0x3fff) << 4;
   const uint32_t stride = (d >> 32 & 0x3fff) << 4;
+  if (d >> 62 == 2 && stride == 512) {  // rows of 32 columns
+    const int line = transposed ? k : row, column = transposed ? row : k;
+    return bf16_float(half_at(swizzled_32(start + line / 8 * stride + line % 8 * 64 + column * 2)));
+  }
   if (d >> 62 != 1 || stride != 1024) fail("descriptor");
   const uint32_t at = transposed
                           ? start + row / 64 * pitch + k / 8 * stride + k % 8 * 128 + row % 64 * 2

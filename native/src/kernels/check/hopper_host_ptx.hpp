@@ -96,6 +96,14 @@ inline void landed(uint32_t barrier, int bytes) {
   b.bytes -= bytes;
   host::settle(b);
 }
+inline void store_remote(uint32_t to, uint32_t barrier, int block, const uint32_t (&x)[4]) {
+  if (to % 16) host::fail("store not aligned");
+  const std::vector<uint32_t> words(x, x + 4);
+  host::transfers.push_back({&host::blocks[block], [=] {
+    memcpy(host::active->shared + to, words.data(), 16);
+    landed(barrier, 16);
+  }});
+}
 // Every element of a box: `visit(shared address, global address or null)`.
 template <typename Visit>
 void visit_box(const TensorMap* map, uint32_t tile, Box b, const Visit& visit) {
@@ -127,7 +135,7 @@ inline void tensor_load(
   }});
 }
 inline void tensor_load_both(uint32_t to, const TensorMap* map, uint32_t barrier, Box b) {
-  for (host::Block& block : host::blocks) tensor_load(to, map, barrier, b, &block);
+  for (int block = 0; block < 2; block++) tensor_load(to, map, barrier, b, &host::blocks[block]);
 }
 inline void tensor_store(const TensorMap* map, uint32_t from, Box b) {
   host::current->stores.push_back(host::transfers.size());
@@ -141,6 +149,14 @@ inline void bulk_load(uint32_t to, const void* from, int bytes, uint32_t barrier
   if (to % 16 || (uintptr_t)from % 16 || bytes % 16) host::fail("bulk copy not aligned");
   host::transfers.push_back({host::active, [=] {
     memcpy(host::active->shared + to, from, bytes);
+    landed(barrier, bytes);
+  }});
+}
+inline void give(uint32_t at, int bytes, uint32_t barrier, int block) {
+  if (at % 16 || bytes % 16) host::fail("copy not aligned");
+  host::Block* const from = host::active;
+  host::transfers.push_back({&host::blocks[block], [=] {
+    memcpy(host::active->shared + at, from->shared + at, bytes);
     landed(barrier, bytes);
   }});
 }
@@ -228,6 +244,9 @@ void registers_more() {}
 inline uint64_t descriptor(uint32_t address, uint32_t pitch) {
   return (uint64_t)(address >> 4) | (uint64_t)(pitch >> 4) << 16 | 64ull << 32 | 1ull << 62;
 }
+inline uint64_t descriptor_32(uint32_t address) {
+  return (uint64_t)(address >> 4) | 1ull << 16 | 32ull << 32 | 2ull << 62;
+}
 inline uint64_t advance(uint64_t descriptor, uint32_t bytes) { return descriptor + (bytes >> 4); }
 inline void mma_fence() {}
 inline void mma_commit() { host::commit(); }
@@ -254,9 +273,11 @@ inline void issue(Product p, const uint32_t* fragment, float* d) { issue(p, d, f
 
 namespace ptx {
 typedef const uint32_t (&Fragment)[4];
+HOST_PRODUCT(mma32, 32, true, false, false, uint64_t)
 HOST_PRODUCT(mma64, 64, true, false, false, uint64_t)
 HOST_PRODUCT(mma72, 72, true, false, false, uint64_t)
 HOST_PRODUCT(mma64_transposed_a, 64, true, true, false, uint64_t)
+HOST_PRODUCT(mma32_transposed, 32, true, true, true, uint64_t)
 HOST_PRODUCT(mma64_registers, 64, false, false, false, Fragment)
 HOST_PRODUCT(mma32_transposed_b, 32, false, false, true, Fragment)
 HOST_PRODUCT(mma64_transposed_b, 64, false, false, true, Fragment)

@@ -14,7 +14,7 @@
 #endif
 #include "../mlstm_sweep_backward.cu"
 #include "../mlstm_sweep_forward.cu"
-#include "../mlstm_sweep_pair.cu"
+#include "../mlstm_sweep_split.cu"
 
 #include <algorithm>
 #include "check_device.hpp"

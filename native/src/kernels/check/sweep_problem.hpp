@@ -26,6 +26,7 @@ struct Problem {
   float *sigma, *m, *c_last, *n_last, *m_last, *dc0, *di, *df;
   float *records, *rows, *columns, *c_scratch;
   double *summaries, *tiles, *tails;
+  uint16_t* scores;
   std::vector<void*> owned;
 
   template <typename T>
@@ -74,6 +75,7 @@ struct Problem {
     summaries = alloc<double>(record * 2);
     tiles = alloc<double>(record * 2);
     tails = alloc<double>(units);
+    scores = alloc<uint16_t>(s.v == 512 ? record * CHUNK * CHUNK : 1);
   }
   ~Problem() {
     for (void* p : owned) device_free(p);
@@ -140,6 +142,7 @@ struct Problem {
     a.key_stride = narrow ? s.v : 1, a.value_stride = narrow ? 1 : s.v;
     // Blocks of 128 columns, or, in whole clusters, of 64.
     a.slices = (a.value_width + 127) / 128 * (key(pass) == 512 ? 2 : 1);
+    if (key(pass) == 256 && narrow && !norm) a.slices = (a.slices + 1) / 2 * 2;
     a.q_columns = columns_of(a.key_width), a.v_columns = columns_of(a.value_width);
     a.eps = 1e-6f;
     a.state_in = pass == forward_pass || pass == dq_pass ? c0 : dc;
@@ -149,6 +152,7 @@ struct Problem {
     if (pass == dv_pass) a.state_out = dc0;
     if (pass == dq_pass) a.state_out = s.states ? c_scratch : nullptr, a.dots = rows;
     if (pass == dk_pass) a.dots = columns;
+    a.scores = scores;
     return a;
   }
 

@@ -32,8 +32,8 @@ KERNEL(256, find_not_finite, Finite) {
 
 template <typename Work>
 static double median_ms(const Work& work, double* p20, double* p80) {
-  constexpr int runs = 100;
-  cudaEvent_t events[runs + 1];
+  static const int runs = getenv("RUNS") ? atoi(getenv("RUNS")) : 100;
+  std::vector<cudaEvent_t> events(runs + 1);
   for (auto& e : events) CHECK(cudaEventCreate(&e));
   for (int r = 0; r < 3; r++) work();
   finish("warm-up");
@@ -68,6 +68,27 @@ static double copy_bandwidth() {
   printf("%s, copy %.0f GB/s\n", properties.name, found);
   return found;
 }
+
+// The second stream of cuda/device.zig, `aside`.
+struct Beside {
+  cudaStream_t side;
+  cudaEvent_t forked, done;
+  Beside() {
+    CHECK(cudaStreamCreateWithFlags(&side, cudaStreamNonBlocking));
+    CHECK(cudaEventCreateWithFlags(&forked, cudaEventDisableTiming));
+    CHECK(cudaEventCreateWithFlags(&done, cudaEventDisableTiming));
+  }
+  void fork() const {
+    CHECK(cudaEventRecord(forked, 0));
+    CHECK(cudaStreamWaitEvent(side, forked, 0));
+    launch_stream = side;
+  }
+  void back() const { launch_stream = nullptr; }
+  void join() const {
+    CHECK(cudaEventRecord(done, side));
+    CHECK(cudaStreamWaitEvent(0, done, 0));
+  }
+};
 
 template <typename Work>
 static void time_one(const Shape& s, const char* what, double bytes, const Work& work) {
@@ -153,11 +174,24 @@ static void time_passes(const Shape& s) {
     time_one(s, names[e], wide + (e > 1 ? row * s.qk : 0),
              [&] { p.sweep((Pass)e, arguments[e]); });
   time_one(s, "gate gradients", 24.0 * rows, [&] { p.gate_gradients(); });
-  time_one(s, "all", 4 * wide + 2 * row * s.qk, [&] {
+  time_one(s, "one stream", 4 * wide + 2 * row * s.qk, [&] {
     p.gates(false);
     p.sweep(forward_pass, arguments[0]);
     p.gates(true);
     for (int e = 1; e < 4; e++) p.sweep((Pass)e, arguments[e]);
     p.gate_gradients();
+  });
+  const Beside beside;
+  time_one(s, "all", 4 * wide + 2 * row * s.qk, [&] {
+    p.gates(false);
+    p.sweep(forward_pass, arguments[0]);
+    p.gates(true);
+    p.sweep(dq_pass, arguments[2]);
+    p.sweep(dk_pass, arguments[3]);
+    beside.fork();
+    p.gate_gradients();
+    beside.back();
+    p.sweep(dv_pass, arguments[1]);
+    beside.join();
   });
 }
