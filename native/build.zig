@@ -43,7 +43,8 @@ const emulated_kernel_flags = emulator_flags ++ [_][]const u8{
 
 /// Units that need wgmma and TMA.
 const hopper_only_units = [_][]const u8{
-    "mlstm_gates", "mlstm_sweep_forward", "mlstm_sweep_backward", "mlstm_sweep_pair",
+    "mlstm_gates",    "mlstm_sweep_forward", "mlstm_sweep_backward", "mlstm_sweep_split",
+    "slstm_resident",
 };
 const hopper_units = portable_units ++ hopper_only_units;
 

@@ -42,12 +42,16 @@ async function check(nvcc, unit, allowed) {
 }
 
 /**
- * Runs the Hopper kernels of the mLSTM on the processor (wgmma, TMA and mbarriers emulated) against
- * f64: every pass, head width, gate, reset and tail. One result, as a unit's.
+ * Runs the Hopper kernels of the cells on the processor (wgmma, TMA, mbarriers, clusters emulated)
+ * against f64: every pass, head width, gate, reset and tail. One result each, as a unit's.
  */
-export async function checkSweep() {
-  const unit = "check/sweep_check.cu";
-  const program = join(tools, "cubins", "sweep_check");
+export async function checkCells() {
+  return [await checkProgram("sweep_check"), await checkProgram("slstm_check")];
+}
+
+async function checkProgram(name) {
+  const unit = `check/${name}.cu`;
+  const program = join(tools, "cubins", name);
   const includes = [`-I${folder}`, `-I${join(folder, "check")}`];
   const source = ["-x", "c++", join(folder, unit)];
   // Warnings off: pragmas and attributes of nvcc.

@@ -4,7 +4,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { closest } from "../lib/config/suggest.ts";
-import { checkKernels, checkSweep } from "./kernels.mjs";
+import { checkCells, checkKernels } from "./kernels.mjs";
 import { ensureEmulator, runNativeTests, testEmulator } from "./native.mjs";
 import { findNvcc, gpuDevice } from "./nvcc.mjs";
 import { bun } from "./packages.mjs";
@@ -73,7 +73,7 @@ function nativeTier(mode) {
 async function kernelTier() {
   const nvcc = findNvcc() ?? (await ensureNvcc().catch((error) => error));
   if (nvcc instanceof Error) return { skipped: nvcc.message };
-  const results = [...(await checkKernels(nvcc)), await checkSweep(), testEmulator()];
+  const results = [...(await checkKernels(nvcc)), ...(await checkCells()), testEmulator()];
   for (const { unit, problems } of results) {
     for (const problem of problems) process.stdout.write(`${unit}: ${problem}\n`);
   }

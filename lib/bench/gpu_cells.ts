@@ -38,7 +38,9 @@ const sequences: readonly MlstmShape[] = [
 ];
 const recurrences: readonly SlstmShape[] = [
   { B: 16, T: 1024, H: 12, D: 64 },
+  { B: 16, T: 1024, H: 6, D: 128 },
   { B: 16, T: 1024, H: 4, D: 192 },
+  { B: 16, T: 1024, H: 4, D: 256 },
 ];
 /** A second-level cache holds 50 MB: steps go round more state than that. */
 const rotatedBytes = 256e6;

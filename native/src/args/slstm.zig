@@ -16,7 +16,7 @@ pub const SlstmForward = extern struct {
     borders: ?*const anyopaque, // u8 [B, T]; the state is zeroed before tokens with a flag
     lengths: ?*const anyopaque, // i32 [B], 0..T; later rows give y = 0 and leave the state as it is
     y: *anyopaque, // [B, T, NH, DH]
-    saved: ?*anyopaque, // A [B, T, NH, saved_planes, DH]; null when no backward pass follows
+    saved: ?*anyopaque, // A [B, T, NH, saved_planes, DH], as the path wants it; null: no backward
     last: ?*anyopaque, // A [B, 4, NH, DH]; may be `initial`
     batch: u64,
     length: u64,

@@ -1,8 +1,10 @@
 //! CUDA launches of args/slstm.zig. kernels.md §7. One block per head and 1 or 4 batch rows walks
-//! over all tokens; which of the two, and whether R lies in shared memory, changes no result.
+//! over all tokens; which of the two, and whether R lies in shared memory, changes no result. bf16
+//! on Hopper goes to slstm_resident.zig in the usual head widths.
 
 const std = @import("std");
 const args = @import("../args/slstm.zig");
+const resident = @import("slstm_resident.zig");
 const status = @import("../abi/status.zig");
 const DType = @import("../dtype.zig").DType;
 const Device = @import("device.zig").Device;
@@ -77,7 +79,7 @@ pub const plans = .{
     .{ "SlstmBackwardPlan", SlstmBackwardPlan },
     .{ "SlstmSumPlan", SlstmSumPlan },
     .{ "SlstmStepPlan", SlstmStepPlan },
-};
+} ++ resident.plans;
 
 /// What a block gets: on Hopper, and on the smallest of the other GPUs.
 const hopper_shared = 227 << 10;
@@ -89,8 +91,16 @@ const weights_shared = 2 * 32 * 68 * @sizeOf(f32);
 
 pub fn slstmForward(device: *Device, dtype: DType, a: *const args.SlstmForward) Error!void {
     if (a.batch == 0) return;
+    if (resident.supports(device, dtype, a)) return resident.forward(device, a);
     const block = try blockOf(device, a.batch, a.heads, a.width, 8);
-    const plan: SlstmForwardPlan = .{
+    var plan = forwardPlan(a);
+    plan.staged = @intFromBool(block.staged);
+    if (block.rows == 1) return device.launchFor("slstm_forward_one", dtype, block.shape, plan);
+    return device.launchFor("slstm_forward_four", dtype, block.shape, plan);
+}
+
+pub fn forwardPlan(a: *const args.SlstmForward) SlstmForwardPlan {
+    return .{
         .wx = a.wx,
         .r = typed(a.r),
         .b = typed(a.b),
@@ -106,13 +116,12 @@ pub fn slstmForward(device: *Device, dtype: DType, a: *const args.SlstmForward) 
         .width = a.width,
         .function = a.function,
         .clip = bound(a.clip),
-        .staged = @intFromBool(block.staged),
+        .staged = 0,
     };
-    if (block.rows == 1) return device.launchFor("slstm_forward_one", dtype, block.shape, plan);
-    return device.launchFor("slstm_forward_four", dtype, block.shape, plan);
 }
 
 pub fn slstmBackward(device: *Device, dtype: DType, a: *const args.SlstmBackward) Error!void {
+    if (a.batch > 0 and resident.supports(device, dtype, a)) return resident.backward(device, a);
     const block = try blockOf(device, a.batch, a.heads, a.width, 11);
     const weights = 4 * a.heads * a.width * a.width;
     var plan: SlstmBackwardPlan = .{
@@ -174,15 +183,25 @@ fn weightGradients(
     const shape: Shape = .{ .x = patches * ranges, .shared = weights_shared };
     try device.launch("slstm_weights", shape, plan.*);
     if (ranges == 1) return;
-    inline for (.{ plan.dr, plan.db }, .{ a.dr, a.db }, .{ weights, biases }) |parts, to, count| {
-        const sum: SlstmSumPlan = .{
-            .parts = parts,
-            .to = @ptrCast(@alignCast(to)),
-            .count = count,
-            .ranges = ranges,
-        };
-        try device.launch("slstm_add_ranges", .{ .x = device.blocks(count, 256) }, sum);
-    }
+    try addRanges(device, plan.dr, a.dr, weights, ranges);
+    try addRanges(device, plan.db, a.db, biases, ranges);
+}
+
+/// to[count] = Σ of the parts [ranges, count], in their order.
+pub fn addRanges(
+    device: *Device,
+    parts: [*]const f32,
+    to: *anyopaque,
+    count: u64,
+    ranges: u64,
+) Error!void {
+    const sum: SlstmSumPlan = .{
+        .parts = parts,
+        .to = @ptrCast(@alignCast(to)),
+        .count = count,
+        .ranges = ranges,
+    };
+    try device.launch("slstm_add_ranges", .{ .x = device.blocks(count, 256) }, sum);
 }
 
 pub fn slstmStep(device: *Device, dtype: DType, a: *const args.SlstmStep) Error!void {
@@ -236,7 +255,7 @@ fn blockOf(device: *const Device, batch: u64, heads: u64, width: u64, vectors: u
     };
 }
 
-fn bound(x: f64) f32 {
+pub fn bound(x: f64) f32 {
     return if (x > 0) @floatCast(x) else std.math.inf(f32);
 }
 
@@ -244,7 +263,7 @@ fn typed(pointer: *const anyopaque) [*]const f32 {
     return @ptrCast(@alignCast(pointer));
 }
 
-fn array(device: *Device, count: u64) Error![*]f32 {
+pub fn array(device: *Device, count: u64) Error![*]f32 {
     return @ptrCast(@alignCast(try device.temporary(count * @sizeOf(f32))));
 }
 

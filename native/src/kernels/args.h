@@ -216,6 +216,29 @@ struct Matmul {
 };
 static_assert(sizeof(Matmul) == 160, "Matmul");
 
+struct Term {
+  void const* a;
+  void const* b;
+  uint64_t k;
+  uint64_t a_row_stride;
+  uint64_t b_row_stride;
+  uint64_t b_column_stride;
+};
+static_assert(sizeof(Term) == 48, "Term");
+
+struct MatmulParts {
+  void const* terms;
+  void* c;
+  void const* bias;
+  uint64_t count;
+  uint64_t m;
+  uint64_t n;
+  uint64_t parts;
+};
+static_assert(sizeof(MatmulParts) == 56, "MatmulParts");
+
+constexpr int most_parts = 8;
+
 struct Strides {
   uint64_t batch;
   uint64_t step;
@@ -1182,6 +1205,39 @@ struct SlstmStepPlan {
 };
 static_assert(sizeof(SlstmStepPlan) == 88, "SlstmStepPlan");
 
+struct SlstmResidentPlan {
+  void const* dy;
+  float const* dlast;
+  float const* r;
+  float const* initial;
+  uint8_t const* borders;
+  int32_t const* lengths;
+  void const* saved;
+  void* dwx;
+  void* past;
+  float* db;
+  float* dinitial;
+  uint64_t batch;
+  uint64_t length;
+  uint64_t heads;
+  uint64_t width;
+  float clip;
+  float recurrent_clip;
+  uint32_t recurrent_cut;
+};
+static_assert(sizeof(SlstmResidentPlan) == 136, "SlstmResidentPlan");
+
+struct SlstmWeightsPlan {
+  void const* past;
+  void const* dwx;
+  float* dr;
+  uint64_t tokens;
+  uint64_t heads;
+  uint64_t width;
+  uint64_t range;
+};
+static_assert(sizeof(SlstmWeightsPlan) == 56, "SlstmWeightsPlan");
+
 struct ConvForwardPlan {
   ConvForward call;
   uint64_t tile;
@@ -1332,25 +1388,38 @@ struct AddPlan {
   void const* dy;
   void const* indices;
   void* dx;
-  void const* order;
   uint64_t outer;
   uint64_t count;
   uint64_t selected;
   uint64_t inner;
   uint64_t tiles;
 };
-static_assert(sizeof(AddPlan) == 72, "AddPlan");
+static_assert(sizeof(AddPlan) == 64, "AddPlan");
 
-struct SortPlan {
+struct ListPlan {
+  void const* dy;
   void const* indices;
-  void const* from;
-  void* to;
-  void* counts;
+  void* dx;
+  void* cursors;
+  void* sizes;
+  void* finished;
+  void* starts;
+  void* list;
+  void* order;
+  void* longs;
+  void* chunks;
+  void* parts;
+  uint64_t outer;
   uint64_t count;
-  uint64_t runs;
-  uint32_t shift;
+  uint64_t selected;
+  uint64_t inner;
+  uint64_t slices;
+  uint32_t rows;
+  uint32_t long_blocks;
+  uint32_t chunk_blocks;
+  uint32_t reserved;
 };
-static_assert(sizeof(SortPlan) == 56, "SortPlan");
+static_assert(sizeof(ListPlan) == 152, "ListPlan");
 
 struct TopKPlan {
   void const* x;
