@@ -220,28 +220,41 @@ function lossCases({ scored, width, vocabulary }: Sizes): Case[] {
 }
 
 function embeddingCases({ tokens, width, vocabulary }: Sizes): Case[] {
-  const count = tokens * width;
-  const table = vocabulary * width;
+  const [few, fewest] = [tokens / 4, tokens / 8];
   return [
     {
       name: `embedding forward ${tokens} of ${vocabulary}x${width}`,
-      bytes: 6 * count,
+      bytes: 6 * tokens * width,
       flops: 0,
       make: () => {
         const [rows, tokenIds] = [randn([vocabulary, width]), ids(tokens, vocabulary)];
         return () => embedding(rows, tokenIds, "bf16");
       },
     },
-    {
-      name: `embedding backward ${tokens} of ${vocabulary}x${width}`,
-      bytes: 2 * count + 4 * table,
-      flops: 0,
-      make: () => {
-        const rows = requireGrad(randn([vocabulary, width]));
-        return backwardOf(embedding(rows, ids(tokens, vocabulary), "bf16"), bf16([tokens, width]));
-      },
-    },
+    embeddingBackward(tokens, vocabulary, width),
+    embeddingBackward(tokens, vocabulary, width, "as in text"),
+    embeddingBackward(few, vocabulary, width / 2, "as in text"),
+    embeddingBackward(fewest, vocabulary, (width * 3) / 16, "as in text"),
   ];
+}
+
+/** Every id alike, or the id of rank r in proportion to 1/r, as the words of a text are. */
+function embeddingBackward(
+  tokens: number,
+  vocabulary: number,
+  width: number,
+  kind: "uniform" | "as in text" = "uniform",
+): Case {
+  const drawn = kind === "uniform" ? ids : textIds;
+  return {
+    name: `embedding backward ${tokens} of ${vocabulary}x${width}, ids ${kind}`,
+    bytes: 2 * tokens * width + 4 * vocabulary * width,
+    flops: 0,
+    make: () => {
+      const rows = requireGrad(randn([vocabulary, width]));
+      return backwardOf(embedding(rows, drawn(tokens, vocabulary), "bf16"), bf16([tokens, width]));
+    },
+  };
 }
 
 function convCases({ tokens, width }: Sizes): Case[] {
@@ -300,4 +313,21 @@ function optimizerCases({ tokens, width }: Sizes): Case[] {
 export function ids(count: number, vocabulary: number, shape: readonly number[] = [count]): Tensor {
   const drawn = Int32Array.from({ length: count }, () => Math.floor(Math.random() * vocabulary));
   return tensor(drawn, { shape });
+}
+
+/** Ids of which the one of rank r = id + 1 is drawn in proportion to 1/r. */
+function textIds(count: number, vocabulary: number): Tensor {
+  const sums: number[] = [];
+  for (let rank = 1; rank <= vocabulary; rank++) sums.push((sums.at(-1) ?? 0) + 1 / rank);
+  const drawn = Int32Array.from({ length: count }, () => {
+    const at = Math.random() * sums.at(-1)!;
+    let [low, high] = [0, vocabulary - 1];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (sums[middle]! > at) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  });
+  return tensor(drawn, { shape: [count] });
 }

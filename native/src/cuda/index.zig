@@ -34,12 +34,11 @@ pub const SelectPlan = extern struct {
     inner: u64,
 };
 
-/// dx[o, indices[s]] += dy[o, s]; `order` holds the positions s, sorted by index.
+/// dx[o, indices[s]] = Σ dy[o, s], dx cleared before.
 pub const AddPlan = extern struct {
     dy: *const anyopaque,
     indices: *const anyopaque,
     dx: *anyopaque,
-    order: ?*const anyopaque, // i32 [selected]
     outer: u64,
     count: u64,
     selected: u64,
@@ -47,15 +46,29 @@ pub const AddPlan = extern struct {
     tiles: u64, // blocks that share the columns of a position
 };
 
-/// One pass of the sort: 8 bits of the index from `shift` on, positions from → to.
-pub const SortPlan = extern struct {
+/// The same through lists of the positions of each index; dx may hold anything before.
+pub const ListPlan = extern struct {
+    dy: *const anyopaque,
     indices: *const anyopaque,
-    from: ?*const anyopaque, // i32 [count]; null: in order
-    to: *anyopaque, // i32 [count]
-    counts: *anyopaque, // u32 [256, runs]
+    dx: *anyopaque,
+    cursors: *anyopaque, // Cursors; cleared, as the next two are
+    sizes: *anyopaque, // u32 [count]: positions of each index
+    finished: *anyopaque, // u32 [split, slices]: chunks that have ended
+    starts: *anyopaque, // u32 [count]
+    list: *anyopaque, // u32 [selected]: positions as they arrived
+    order: *anyopaque, // u32 [selected]: arrivals, then positions in order
+    longs: *anyopaque, // u32: indices with long lists
+    chunks: *anyopaque, // Chunk
+    parts: *anyopaque, // f32 [.., outer·inner]: sums of chunks
+    outer: u64,
     count: u64,
-    runs: u64,
-    shift: u32,
+    selected: u64,
+    inner: u64,
+    slices: u64, // warps that share the columns of a position
+    rows: u32, // of one warp
+    long_blocks: u32,
+    chunk_blocks: u32,
+    reserved: u32 = 0,
 };
 
 pub const TopKPlan = extern struct {
@@ -73,7 +86,7 @@ pub const plans = .{
     .{ "RangePlan", RangePlan },
     .{ "SelectPlan", SelectPlan },
     .{ "AddPlan", AddPlan },
-    .{ "SortPlan", SortPlan },
+    .{ "ListPlan", ListPlan },
     .{ "TopKPlan", TopKPlan },
 };
 
@@ -174,6 +187,7 @@ fn select(device: *Device, dtype: DType, rows: SelectPlan) Error!void {
         device.launch("select_2", shape, plan);
 }
 
+/// Writes every row of the table, whatever it holds.
 pub fn embeddingBackward(
     device: *Device,
     dtype: DType,
@@ -183,7 +197,6 @@ pub fn embeddingBackward(
         .dy = a.dy,
         .indices = a.ids,
         .dx = a.dtable,
-        .order = null,
         .outer = 1,
         .count = a.vocab,
         .selected = a.rows,
@@ -192,26 +205,12 @@ pub fn embeddingBackward(
     });
 }
 
-pub fn scatterAddRows(device: *Device, dtype: DType, a: *const args.ScatterAddRows) Error!void {
-    return add(device, dtype, .{
-        .dy = a.x,
-        .indices = a.indices,
-        .dx = a.y,
-        .order = null,
-        .outer = 1,
-        .count = a.count,
-        .selected = a.rows,
-        .inner = a.width,
-        .tiles = 1,
-    });
-}
-
+/// Writes all of dx, whatever it holds.
 pub fn indexAdd(device: *Device, dtype: DType, a: *const args.IndexAdd) Error!void {
     return add(device, dtype, .{
         .dy = a.dy,
         .indices = a.indices,
         .dx = a.dx,
-        .order = null,
         .outer = a.outer,
         .count = a.count,
         .selected = a.selected,
@@ -227,55 +226,80 @@ fn add(device: *Device, dtype: DType, sums: AddPlan) Error!void {
     var plan = sums;
     const wide = plan.inner % 4 == 0 and aligned(plan.dx, 16) and
         aligned(plan.dy, 4 * dtype.size());
-    const units = plan.outer * plan.inner / if (wide) @as(u64, 4) else 1;
-    if (plan.selected <= scanned) {
-        plan.tiles = ceil(units, 256);
-        const shape: Shape = .{ .x = plan.selected * plan.tiles };
-        return if (wide)
-            device.launchFor("add_scanning_4", dtype, shape, plan)
-        else
-            device.launchFor("add_scanning_1", dtype, shape, plan);
-    }
-    plan.order = try sort(device, plan.indices, plan.selected, plan.count);
-    const threads: u32 = @intCast(@min(256, ceil(units, 32) * 32));
-    plan.tiles = ceil(units, threads);
-    const shape: Shape = .{
-        .x = @min(plan.selected * plan.tiles, std.math.maxInt(i32)),
-        .threads = threads,
-    };
+    if (plan.outer * plan.count * plan.inner == 0) return;
+    if (plan.selected > scanned) return addLists(device, dtype, plan, wide);
+    try device.clear(@intFromPtr(plan.dx), plan.outer * plan.count * plan.inner * 4);
+    plan.tiles = ceil(plan.outer * plan.inner / if (wide) @as(u64, 4) else 1, 256);
+    const shape: Shape = .{ .x = plan.selected * plan.tiles };
     return if (wide)
-        device.launchFor("add_sorted_4", dtype, shape, plan)
+        device.launchFor("add_scanning_4", dtype, shape, plan)
     else
-        device.launchFor("add_sorted_1", dtype, shape, plan);
+        device.launchFor("add_scanning_1", dtype, shape, plan);
 }
 
-/// Positions 0 … count − 1 ordered by index (< limit), equal ones in order.
-fn sort(device: *Device, indices: *const anyopaque, count: u64, limit: u64) Error!*anyopaque {
-    const run_length = 256;
-    const runs = ceil(count, run_length);
-    const buffers = [2]*anyopaque{
-        try device.temporary(count * 4),
-        try device.temporary(count * 4),
+/// As in `kernels/index_lists.cuh` and `kernels/index_sums.cuh`.
+const lists = struct {
+    const few = 32;
+    const chunk = 128;
+    const chunk_bytes = 28;
+    const units = 2;
+    const warps = 8;
+    const most_rows = 8;
+};
+
+/// Memory besides the result: 8 bytes per index, 8 per position, and parts of long lists, at most
+/// the bytes of 1/64 of the positions in f32.
+fn addLists(device: *Device, dtype: DType, sums: AddPlan, wide: bool) Error!void {
+    const elements = sums.outer * sums.inner;
+    const slices = ceil(elements, 32 * lists.units * if (wide) @as(u64, 4) else 1);
+    const longs = sums.selected / (lists.few + 1);
+    const split = sums.selected / (lists.chunk + 1);
+    const most_chunks = longs + sums.selected / lists.chunk;
+    const cleared_bytes = (8 + sums.count + split * slices) * 4;
+    const cleared: [*]u32 = @ptrCast(@alignCast(try device.temporary(cleared_bytes)));
+    try device.clear(@intFromPtr(cleared), cleared_bytes);
+    const plan: ListPlan = .{
+        .dy = sums.dy,
+        .indices = sums.indices,
+        .dx = sums.dx,
+        .cursors = cleared,
+        .sizes = cleared + 8,
+        .finished = cleared + 8 + sums.count,
+        .starts = try device.temporary(sums.count * 4),
+        .list = try device.temporary(sums.selected * 4),
+        .order = try device.temporary(sums.selected * 4),
+        .longs = try device.temporary(longs * 4),
+        .chunks = try device.temporary(most_chunks * lists.chunk_bytes),
+        .parts = try device.temporary(2 * sums.selected / lists.chunk * elements * 4),
+        .outer = sums.outer,
+        .count = sums.count,
+        .selected = sums.selected,
+        .inner = sums.inner,
+        .slices = slices,
+        .rows = rowsOfWarp(device, sums.count * slices),
+        .long_blocks = @intCast(device.blocks(longs, 1)),
+        .chunk_blocks = @intCast(device.blocks(most_chunks * slices, lists.warps)),
     };
-    var plan: SortPlan = .{
-        .indices = indices,
-        .from = null,
-        .to = buffers[0],
-        .counts = try device.temporary(256 * runs * 4),
-        .count = count,
-        .runs = runs,
-        .shift = 0,
-    };
-    const most: u32 = @intCast(@min(limit - 1, std.math.maxInt(i32)));
-    while (true) {
-        try device.launch("sort_count", .{ .x = ceil(runs, 8) }, plan);
-        try device.launch("sort_scan", .{ .x = 1, .threads = 1024 }, plan);
-        try device.launch("sort_scatter", .{ .x = ceil(runs, 8) }, plan);
-        plan.shift += 8;
-        if (plan.shift >= 32 or most >> @intCast(plan.shift) == 0) return plan.to;
-        plan.from = plan.to;
-        plan.to = buffers[plan.shift / 8 % 2];
-    }
+    const blocks = ceil(sums.selected, 256);
+    try device.launch("list_sizes", .{ .x = blocks }, plan);
+    try device.launch("list_starts", .{ .x = ceil(sums.count, 1024), .threads = 1024 }, plan);
+    try device.launch("list_fill", .{ .x = blocks }, plan);
+    try device.launch("list_order", .{ .x = plan.long_blocks + blocks }, plan);
+    const groups = ceil(sums.count, plan.rows);
+    const shape: Shape = .{ .x = plan.chunk_blocks + ceil(groups * slices, lists.warps) };
+    return if (wide)
+        device.launchFor("add_lists_4", dtype, shape, plan)
+    else
+        device.launchFor("add_lists_1", dtype, shape, plan);
+}
+
+/// Several rows where warps for all of the chip remain, a power of two: groups of rows do not
+/// cross 1024.
+fn rowsOfWarp(device: *const Device, pieces: u64) u32 {
+    const enough = @as(u64, device.facts.multiprocessors) * 128;
+    var rows: u32 = 1;
+    while (rows < lists.most_rows and pieces / (2 * rows) >= enough) rows *= 2;
+    return rows;
 }
 
 pub fn takeAlong(device: *Device, dtype: DType, a: *const args.TakeAlong) Error!void {

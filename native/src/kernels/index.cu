@@ -1,12 +1,13 @@
 // Kernels of args/index.zig.
 //
-//     select        y[o, s] = x[o, indices[s]]        add     dx[o, indices[s]] += dy[o, s]
+//     select        y[o, s] = x[o, indices[s]]        add     dx[o, indices[s]] = Σ dy[o, s]
 //     takeAlong     y[r, j] = x[r, indices[r, j]]     argmax, topK: by value, then by index
 // Embeddings and row gathers are selects with outer = 1. Floor: rows once in, once out. Sums are
-// made in f32 in the order of the indices by one owner per element. An index outside of its table
-// has been recorded by rangeCheck when these run: they read row 0 for it and add it nowhere.
-// Equal to cpu/index.zig and cpu/index_order.zig.
+// made in f32 in the order of the indices by one owner per element, those of more than 128 equal
+// indices from parts. An index outside of its table has been recorded by rangeCheck when these run:
+// they read row 0 for it and add it nowhere. Equal to cpu/index.zig and cpu/index_order.zig.
 #include "index_add.cuh"
+#include "index_sums.cuh"
 #include "index_top.cuh"
 #include "walk.cuh"
 

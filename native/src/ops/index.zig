@@ -37,6 +37,15 @@ pub fn guarded(call: *Call, comptime what: []const u8, handle: i32, limit: usize
     return kept;
 }
 
+/// `indices` that the forward pass has checked: a GPU, where that takes launches of its own, does
+/// not look again. For kernels that leave out what lies outside.
+fn seen(call: *Call, comptime what: []const u8, handle: i32, limit: usize) Error!Tensor {
+    if (call.context.device == .cpu) return indices(call, what, handle, limit);
+    const ids = try call.input(what, handle);
+    try call.expectDType(what, ids, .i32);
+    return ids;
+}
+
 /// Throws when a valid id lies outside [0, limit).
 pub fn checkRange(
     call: *Call,
@@ -102,14 +111,14 @@ pub fn embeddingBackward(context: *Context, dy_: i32, ids_: i32, vocab: i32) Err
     const dy = try call.input("dy", dy_);
     try call.expectFloat("dy", dy);
     if (vocab < 1 or dy.rank < 1) return call.invalid("a vocabulary of {d}", .{vocab});
-    const ids = try indices(&call, "ids", ids_, @intCast(vocab));
+    const ids = try seen(&call, "ids", ids_, @intCast(vocab));
     const width = dy.back(0);
     if (ids.count() * width != dy.count()) return call.invalid(
         "dy has shape {f} for ids of shape {f}",
         .{ op.show(dy.dims()), op.show(ids.dims()) },
     );
     const dtable = try call.output(op.arithmetic(dy.dtype), &.{ @intCast(vocab), width });
-    try create.fillWith(context, dtable, 0);
+    try clearSums(&call, dy, dtable);
     if (dy.count() > 0) try call.run("embeddingBackward", dy.dtype, .{
         .dy = dy.data(),
         .ids = ids.data(),
@@ -119,6 +128,12 @@ pub fn embeddingBackward(context: *Context, dy_: i32, ids_: i32, vocab: i32) Err
         .width = width,
     });
     try call.commit();
+}
+
+/// Zeros, where the kernel adds to what is there: on a GPU it writes every row.
+fn clearSums(call: *Call, dy: Tensor, sums: Tensor) Error!void {
+    if (dy.count() > 0 and call.context.device != .cpu) return;
+    try create.fillWith(call.context, sums, 0);
 }
 
 const Split = struct { outer: usize, count: usize, inner: usize, dim: usize };
@@ -175,7 +190,7 @@ pub fn indexAdd(context: *Context, dy_: i32, ids_: i32, dim: i32, count: i32) Er
     var shape = dy.shape;
     shape[s.dim] = @intCast(count);
     const dx = try call.output(op.arithmetic(dy.dtype), shape[0..dy.rank]);
-    try create.fillWith(context, dx, 0);
+    try clearSums(&call, dy, dx);
     if (dy.count() > 0) try call.run("indexAdd", dy.dtype, .{
         .dy = dy.data(),
         .indices = ids.data(),
