@@ -138,7 +138,7 @@ const variants = [_]Variant{
     .{ .key = 128, .kind = .dk, .threads = 384, .shared = 188416 },
     .{ .key = 192, .kind = .dq, .threads = 512, .shared = 188416 },
     .{ .key = 192, .kind = .dk, .threads = 512, .shared = 188416 },
-    .{ .key = 256, .kind = .norm, .threads = 512, .shared = 227328 },
+    .{ .key = 256, .kind = .norm, .threads = 512, .shared = 227328, .cluster = 2 },
     .{ .key = 256, .kind = .plain, .threads = 512, .shared = 227328, .cluster = 2 },
     .{ .key = 256, .kind = .dv, .threads = 512, .shared = 227328, .cluster = 2 },
     .{ .key = 256, .kind = .dq, .threads = 512, .shared = 229376 },

@@ -153,6 +153,7 @@ struct Sweep {
            C::v_readers);
       ring(shared.full_s, shared.empty_s, C::s_stages, C::s_fill, C::s_readers);
       ring(shared.full_x, shared.empty_x, 2, 1, 1);
+      for (uint64_t& sums : shared.full_sums) ptx::barrier_init(at(&sums), 1);
       if constexpr (C::split) {
         ring(shared.split.full_half, shared.split.empty_half, 2, 4, 4);
         ptx::barrier_init(at(&shared.split.full_o), C::given ? 8 : 4);

@@ -48,7 +48,9 @@ struct ScoreWarps {
   }
   template <bool FIRST>
   static DEVICE void add(float (&s)[COLUMNS], uint64_t rows, uint64_t columns) {
-    if constexpr (C::shares_scores) {
+    if constexpr (C::shares_scores && C::norm) {
+      ptx::mma40<FIRST>(s, rows, columns);
+    } else if constexpr (C::shares_scores) {
       ptx::mma32<FIRST>(s, rows, columns);
     } else if constexpr (C::norm) {
       ptx::mma72<FIRST>(s, rows, columns);
@@ -114,21 +116,40 @@ struct ScoreWarps {
     }
   }
 
-  // Divides the scores by the denominator of their row, and alpha too. sigma: from the state.
-  DEVICE void normalise(float (&s)[COLUMNS], float (&alpha)[2], float (&sigma)[2],
-                        const float* record, uint32_t row) const {
+  // Of the rows of this thread, over the columns that this block makes; sigma: from the state.
+  DEVICE void sum_rows(const float (&s)[COLUMNS], float (&sigma)[2]) const {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       float sum = sigma[e];
 #pragma unroll
-      for (int n = 0; n < 8; n++) sum += s[n * 4 + 2 * e] + s[n * 4 + 2 * e + 1];
+      for (int n = 0; n < C::score_tokens / 8; n++) sum += s[n * 4 + 2 * e] + s[n * 4 + 2 * e + 1];
       sum += __shfl_xor_sync(~0u, sum, 1);
       sum += __shfl_xor_sync(~0u, sum, 2);
       sigma[e] = sum;
-      const float floor = record[Record::floor + row + 8 * e];
-      const float inverse = ptx::reciprocal(fmaxf(fabsf(sum), floor) + sweep.a.eps);
+    }
+  }
+  // Adds what the other block has. A block is at most one chunk ahead: it waits for these too.
+  DEVICE void exchange_sums(float (&sigma)[2], int c, uint32_t row) const {
+    const uint32_t full = Sweep<C>::at(&shared.full_sums[c & 1]);
+    if (sweep.thread == 0) ptx::barrier_expect(full, CHUNK * 4);
 #pragma unroll
-      for (int n = 0; n < 8; n++) {
+    for (int e = 0; e < 2; e++) {
+      const uint32_t place = Sweep<C>::at(&shared.row_sums[c & 1][row + 8 * e]);
+      if ((sweep.lane & 3) == 0) ptx::store_remote(place, full, Sweep<C>::rank() ^ 1, sigma[e]);
+    }
+    ptx::barrier_wait(full, c >> 1 & 1);
+#pragma unroll
+    for (int e = 0; e < 2; e++) sigma[e] += shared.row_sums[c & 1][row + 8 * e];
+  }
+  // Divides the scores by the denominator of their row, and alpha too.
+  DEVICE void normalise(float (&s)[COLUMNS], float (&alpha)[2], const float (&sigma)[2],
+                        const float* record, uint32_t row) const {
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const float floor = record[Record::floor + row + 8 * e];
+      const float inverse = ptx::reciprocal(fmaxf(fabsf(sigma[e]), floor) + sweep.a.eps);
+#pragma unroll
+      for (int n = 0; n < C::score_tokens / 8; n++) {
         s[n * 4 + 2 * e] *= inverse;
         s[n * 4 + 2 * e + 1] *= inverse;
       }
@@ -172,7 +193,7 @@ struct ScoreWarps {
                           ptx::pack(x[2], x[3]), ptx::pack(x[4], x[5]), ptx::pack(x[6], x[7]));
     }
     ptx::fence_async();
-    ptx::named_barrier(4, 128);
+    ptx::named_barrier(6, 128);
     if (sweep.thread == 0) {
       ptx::barrier_expect(full, bytes);  // the other block's
       ptx::give(tile, bytes, full, sweep.rank() ^ 1);
@@ -289,13 +310,20 @@ struct ScoreWarps {
     float sigma[2];
     if constexpr (C::norm) {  // before the weights: they need the registers
       const float* alphas = &record[C::alpha + row_here()];
-      sigma[0] = alphas[0] * (s[32] + s[33]);
-      sigma[1] = alphas[8] * (s[34] + s[35]);
+      const float* products = &s[C::score_tokens / 2];
+      // Of two blocks that share scores, the second one's columns end in n.
+      const bool has_n = !C::shares_scores || Sweep<C>::rank() == 1;
+      sigma[0] = has_n ? alphas[0] * (products[0] + products[1]) : 0.f;
+      sigma[1] = has_n ? alphas[8] * (products[2] + products[3]) : 0.f;
     }
     weigh(s, record);
     const uint32_t row = row_here();
     float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]};
-    if constexpr (C::norm) normalise(s, alpha, sigma, record, row);
+    if constexpr (C::norm) {
+      sum_rows(s, sigma);
+      if constexpr (C::shares_scores) exchange_sums(sigma, c, row);
+      normalise(s, alpha, sigma, record, row);
+    }
     const int s_stage = c % C::s_stages;
     ptx::barrier_wait(Sweep<C>::at(&shared.empty_s[s_stage]),
                       Sweep<C>::parity(c, C::s_stages) ^ 1);

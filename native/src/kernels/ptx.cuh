@@ -62,6 +62,14 @@ DEVICE void store_remote(uint32_t to, uint32_t barrier, int block, const uint32_
     ::"r"(to), "r"(barrier), "r"(block), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
     : "memory");
 }
+// The same, 4 bytes.
+DEVICE void store_remote(uint32_t to, uint32_t barrier, int block, float x) {
+  asm volatile(
+    "{.reg .b32 a, b; mapa.shared::cluster.u32 a, %0, %2; mapa.shared::cluster.u32 b, %1, %2;"
+    "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [a], %3, [b];}"
+    ::"r"(to), "r"(barrier), "r"(block), "r"(__float_as_uint(x))
+    : "memory");
+}
 // In another block of the cluster. In the default scope: a release at cluster scope costs 1,000
 // cycles.
 DEVICE void barrier_arrive_remote(uint32_t barrier, int block) {

@@ -152,6 +152,13 @@ inline void bulk_load(uint32_t to, const void* from, int bytes, uint32_t barrier
     landed(barrier, bytes);
   }});
 }
+inline void store_remote(uint32_t to, uint32_t barrier, int block, float x) {
+  if (to % 4) host::fail("store not aligned");
+  host::transfers.push_back({&host::blocks[block], [=] {
+    memcpy(host::active->shared + to, &x, 4);
+    landed(barrier, 4);
+  }});
+}
 inline void give(uint32_t at, int bytes, uint32_t barrier, int block) {
   if (at % 16 || bytes % 16) host::fail("copy not aligned");
   host::Block* const from = host::active;
@@ -274,6 +281,7 @@ inline void issue(Product p, const uint32_t* fragment, float* d) { issue(p, d, f
 namespace ptx {
 typedef const uint32_t (&Fragment)[4];
 HOST_PRODUCT(mma32, 32, true, false, false, uint64_t)
+HOST_PRODUCT(mma40, 40, true, false, false, uint64_t)
 HOST_PRODUCT(mma64, 64, true, false, false, uint64_t)
 HOST_PRODUCT(mma72, 72, true, false, false, uint64_t)
 HOST_PRODUCT(mma64_transposed_a, 64, true, true, false, uint64_t)

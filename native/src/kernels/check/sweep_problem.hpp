@@ -142,7 +142,7 @@ struct Problem {
     a.key_stride = narrow ? s.v : 1, a.value_stride = narrow ? 1 : s.v;
     // Blocks of 128 columns, or, in whole clusters, of 64.
     a.slices = (a.value_width + 127) / 128 * (key(pass) == 512 ? 2 : 1);
-    if (key(pass) == 256 && narrow && !norm) a.slices = (a.slices + 1) / 2 * 2;
+    if (key(pass) == 256 && narrow) a.slices = (a.slices + 1) / 2 * 2;
     a.q_columns = columns_of(a.key_width), a.v_columns = columns_of(a.value_width);
     a.eps = 1e-6f;
     a.state_in = pass == forward_pass || pass == dq_pass ? c0 : dc;
