@@ -48,7 +48,7 @@ struct Fiber {
   std::vector<size_t> stores;
 };
 struct Meeting {  // threads wait for each other
-  int arrived = 0;
+  int arrived = 0, threads = 0;
   uint64_t generation = 0;
   uint64_t data[2][32];
 };

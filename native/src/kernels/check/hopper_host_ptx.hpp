@@ -78,7 +78,10 @@ inline void barrier_wait(uint32_t at, int parity) {
   while (host::barrier_at(at).phase == (unsigned)parity) host::yield("mbarrier");
 }
 inline void named_barrier(int id, int threads) {
-  host::meet(host::active->named[id], threads, "named barrier");
+  host::Meeting& m = host::active->named[id];
+  if (m.arrived > 0 && m.threads != threads) host::fail("a named barrier of two sizes");
+  m.threads = threads;
+  host::meet(m, threads, "named barrier");
 }
 inline void fence_async() {}
 inline void cluster_barrier() {
