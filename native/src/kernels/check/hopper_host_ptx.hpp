@@ -79,7 +79,7 @@ inline void barrier_wait(uint32_t at, int parity) {
 }
 inline void named_barrier(int id, int threads) {
   host::Meeting& m = host::active->named[id];
-  if (m.arrived > 0 && m.threads != threads) host::fail("a named barrier of two sizes");
+  if (m.threads != 0 && m.threads != threads) host::fail("a named barrier of two sizes");
   m.threads = threads;
   host::meet(m, threads, "named barrier");
 }
