@@ -128,7 +128,7 @@ function checkBeside(group: Group, quick: boolean): void {
     const input = x.clone();
     const sum = group.startAllReduce(input);
     const parts = group.startAllGather(input);
-    const part = group.startReduceScatter(parts.join());
+    const part = group.startReduceScatter(parts.join(), 0);
     input.dispose(); // its memory is kept for the group
     for (let i = 0; i < 4; i++) expectSameBits(x.matmul(x), product, "product beside");
     expectSameBits(sum.join(), wanted.sum, "started allReduce");

@@ -1,6 +1,7 @@
 // A training step on a mesh, beside the same rank's step on its own: what communication adds. Runs
 // on all ranks alike; the caller prints on rank 0.
 
+import type { Group } from "../mesh/group.ts";
 import { Mesh } from "../mesh/mesh.ts";
 import { NativeError } from "../native/errors.ts";
 import { gpuFacts } from "../native/gpu.ts";
@@ -8,7 +9,7 @@ import type { ModelConfig } from "../nn/config.ts";
 import { XLSTM } from "../nn/model.ts";
 import { countParameters } from "../nn/parameters.ts";
 import { adamw } from "../optim/optimizer.ts";
-import { memory, synchronize } from "../tensor/index.ts";
+import { memory, onDevice, synchronize, tensor } from "../tensor/index.ts";
 import { type MeshSettings, modelOptionsOf, shardOptionsOf } from "../train/mesh_settings.ts";
 import type { Microbatch } from "../train/microbatches.ts";
 import { Parallel } from "../train/parallel.ts";
@@ -31,21 +32,27 @@ export interface MeshBenchRow {
   readonly name: string;
   readonly ranks: number;
   readonly parameters: number;
-  /** Median time of a step, on the slowest rank of its mesh. */
+  /** Median time of a step, on the slowest rank. */
   readonly milliseconds: number;
   readonly tokensPerSecond: number;
   readonly peakBytes: number;
 }
 
-/** The step on the whole mesh, and without communication where one rank can hold the model. */
+/**
+ * The step on the whole mesh; the same with nobody on the other side, which takes what is left
+ * without communication; and on each rank alone, where one can hold the model.
+ */
 export function* meshBench(mesh: Mesh, options: MeshBenchOptions): Generator<MeshBenchRow> {
   const { topology } = mesh;
   const used = topology.order.filter((axis) => topology.size(axis) > 1);
   const name = used.map((axis) => `${axis} ${topology.size(axis)}`).join(" × ") || "one rank";
   // First, for its peak of memory.
   yield measured(mesh, mesh, options, name);
-  const isDivided = topology.size("tp") > 1 || topology.size("pp") > 1;
-  if (isDivided) return;
+  // A stage whose neighbours do not exist has no bubble either: that would be no measure.
+  if (topology.size("pp") === 1) {
+    using fake = Mesh.fake(topology, mesh.rank, mesh.device);
+    yield measured(fake, mesh, options, `${name}, nothing sent`);
+  }
   try {
     yield measured(Mesh.single(mesh.device), mesh, options, "each rank alone");
   } catch (error) {
@@ -71,8 +78,8 @@ function measured(mesh: Mesh, world: Mesh, options: MeshBenchOptions, name: stri
     const start = performance.now();
     takeStep(parallel, optimizer, batch, { seed: 0, step });
     synchronize();
-    const [slowest] = parallel.maxOverAll([performance.now() - start], "time of a step");
-    if (step >= 2) times.push(slowest!);
+    const slowest = largest(performance.now() - start, world.world);
+    if (step >= 2) times.push(slowest);
   }
   const milliseconds = times.toSorted((a, b) => a - b)[times.length >> 1]!;
   const data = mesh.size("dp") * mesh.size("fsdp");
@@ -85,6 +92,13 @@ function measured(mesh: Mesh, world: Mesh, options: MeshBenchOptions, name: stri
   const tokensPerSecond = (1000 * tokens) / milliseconds;
   const parameters = countParameters(config);
   return { part: "mesh", name, ranks, parameters, milliseconds, tokensPerSecond, peakBytes };
+}
+
+/** The largest number of all ranks. */
+function largest(value: number, group: Group): number {
+  using mine = onDevice(group.device, () => tensor([value], { dtype: "f64" }));
+  using all = group.allReduce(mine, { op: "max", site: "time of a step" });
+  return all.item();
 }
 
 function randomMicrobatch(

@@ -1,7 +1,9 @@
 // A result that a GPU may still be working on beside other work.
 
 import { check, native, scratch } from "../native/library.ts";
+import { reshape } from "../tensor/ops/view.ts";
 import { keep } from "../tensor/scope.ts";
+import { noGrad } from "../tensor/tape.ts";
 import { outputs, type Tensor } from "../tensor/tensor.ts";
 
 /** What a started collective will have made. Memory it reads and writes is kept until `join`. */
@@ -20,6 +22,13 @@ export class PendingTensor {
     check(status, operation);
     const ticket = scratch().numbers[0]!;
     return new PendingTensor(outputs(1)[0]!, ticket);
+  }
+
+  /** The same result in another shape of as many elements. */
+  shaped(shape: readonly number[]): this {
+    using given = this.#tensor;
+    this.#tensor = noGrad(() => reshape(given, shape));
+    return this;
   }
 
   /** The result outlives the scope that the collective was started in; returns this. */

@@ -297,7 +297,7 @@ class GatheredUnit {
     const site = `gradients of ${shard.unit.name}`;
     const overData = (x: Tensor) => dp.startAllReduce(x, { site });
     this.#sum = new RankSum(whole, [
-      (x) => fsdp.startReduceScatter(x, site),
+      (x) => fsdp.startReduceScatter(x, 0, site),
       ...(dp.size > 1 ? [overData] : []),
     ]);
     this.#running.add(this.#sum);

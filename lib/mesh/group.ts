@@ -129,13 +129,7 @@ export class Group implements Disposable {
   /** The sum over the ranks, of which this rank gets part `rank` of `dim`. */
   reduceScatter(x: Tensor, dim: number, site = ""): Tensor {
     if (this.#alone()) return x.detach();
-    const at = dimOf(x, dim, "reduceScatter");
-    const shape = this.#part(x, at, "reduceScatter");
-    if (at === 0) return this.startReduceScatter(x, site).join();
-    return moved(() => {
-      const parts = partsFirst(x, at, this.size);
-      return reshape(this.startReduceScatter(parts, site).join(), shape);
-    });
+    return this.startReduceScatter(x, dim, site).join();
   }
 
   /** Part s of `splitDim` goes to rank s; what comes is concatenated along `joinDim`. */
@@ -226,9 +220,17 @@ export class Group implements Disposable {
     return PendingTensor.of(status, "allGather");
   }
 
-  /** As `reduceScatter` along dim 0, beside the work that follows on a GPU. */
-  startReduceScatter(x: Tensor, site = ""): PendingTensor {
+  /** As `reduceScatter`, beside the work that follows on a GPU. */
+  startReduceScatter(x: Tensor, dim: number, site = ""): PendingTensor {
     if (this.#alone()) return new PendingTensor(x.detach());
+    const at = dimOf(x, dim, "reduceScatter");
+    const shape = this.#part(x, at, "reduceScatter");
+    if (at === 0) return this.#startReduceScatter(x, site);
+    using parts = moved(() => reshape(partsFirst(x, at, this.size), [this.size, -1]));
+    return this.#startReduceScatter(parts, site).shaped(shape);
+  }
+
+  #startReduceScatter(x: Tensor, site: string): PendingTensor {
     const length = this.#site(site);
     const status = native().xl_comm_reduce_scatter(this.#native(), x.handle, length);
     return PendingTensor.of(status, "reduceScatter");

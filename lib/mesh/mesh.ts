@@ -87,9 +87,10 @@ export async function mesh(sizes: MeshSizes, options: MeshOptions = {}): Promise
 const waitPart = 0.95;
 
 interface Connected {
-  readonly run: Rendezvous;
+  /** Missing where nobody else is. */
+  readonly run?: Rendezvous;
   readonly groups: ReadonlyMap<string, Group>;
-  readonly options: MeshOptions;
+  readonly options?: MeshOptions;
 }
 
 export class Mesh implements Disposable {
@@ -107,21 +108,35 @@ export class Mesh implements Disposable {
   #limit: number | undefined;
   #isDisposed = false;
 
-  /** Use `mesh` or `Mesh.single`. */
+  /** Use `mesh`, `Mesh.single` or `Mesh.fake`. */
   constructor(topology: Topology, rank: number, device: Device, connected?: Connected) {
     this.topology = topology;
     this.rank = rank;
     this.device = device;
     this.#run = connected?.run;
     this.#groups = connected?.groups ?? new Map();
-    this.#deadlines = { ...defaultDeadlines, ...connected?.options.deadlines };
-    this.#records = connected?.options.records;
+    this.#deadlines = { ...defaultDeadlines, ...connected?.options?.deadlines };
+    this.#records = connected?.options?.records;
     this.world = this.group(...topology.order);
   }
 
   /** One rank, no processes. */
   static single(device: Device = currentDevice()): Mesh {
     return new Mesh(new Topology({}, { world: 1 }), 0, device);
+  }
+
+  /**
+   * A rank of a mesh whose other ranks do not exist (`Group.fake`): it does all that it would do
+   * but wait for them.
+   */
+  static fake(topology: Topology, rank: number, device: Device = "cpu"): Mesh {
+    const groups = new Map<string, Group>();
+    for (const axes of subsets(topology)) {
+      const name = nameOf(topology, axes);
+      const ranks = topology.group(rank, axes);
+      if (name) groups.set(name, Group.fake(name, ranks, ranks.indexOf(rank), device));
+    }
+    return new Mesh(topology, rank, device, { groups });
   }
 
   /** Ranks along an axis. */

@@ -7,9 +7,13 @@
 //   I     whole on every rank, which repeat the same work  gradient: I
 //
 // Data crosses ranks in no other way. A group of one rank returns its input and records nothing.
+//
+// Sums of gradients over the ranks begin when the operation behind has made them, and go on beside
+// the rest of its backward pass: of a column-parallel layer, the gradients of its weights.
 
 import { clone, noGrad, scope, ShapeError, shown, slice, type Tensor } from "../tensor/index.ts";
-import { recorded } from "../tensor/tape.ts";
+import { record, recorded } from "../tensor/tape.ts";
+import type { PendingTensor } from "./comm_pending.ts";
 import type { Group } from "./group.ts";
 
 /** What the ranks do with a whole tensor: different work, or all the same. */
@@ -19,9 +23,8 @@ export type Whole = "R" | "I";
 export function gather(x: Tensor, group: Group, dim: number, to: Whole, site: string): Tensor {
   if (group.size === 1) return x;
   const y = group.allGather(x, dim, site);
-  return recorded("gather", [x], y, (dy) => [
-    to === "R" ? group.reduceScatter(dy, dim, gradientOf(site)) : window(dy, group, dim, site),
-  ]);
+  if (to === "I") return recorded("gather", [x], y, (dy) => [window(dy, group, dim, site)]);
+  return crossing("gather", x, y, (dy) => group.startReduceScatter(dy, dim, gradientOf(site)));
 }
 
 /** P → S(dim): the sum over the ranks, of which every rank gets its part. */
@@ -40,9 +43,9 @@ export function sum(x: Tensor, group: Group, site: string): Tensor {
 /** I → R: what was the same work on all ranks becomes different work. Moves nothing forward. */
 export function enter(x: Tensor, group: Group, site: string): Tensor {
   if (group.size === 1) return x;
-  return recorded("enter", [x], x.detach(), (dy) => [
-    group.allReduce(dy, { site: gradientOf(site) }),
-  ]);
+  return crossing("enter", x, x.detach(), (dy) =>
+    group.startAllReduce(dy, { site: gradientOf(site) }),
+  );
 }
 
 /** R or I → S(dim): this rank's part of a whole tensor; of I a copy, which outlives the whole. */
@@ -67,6 +70,29 @@ export function allToAll(
   return recorded("allToAll", [x], y, (dy) => [
     group.allToAll(dy, dims.join, dims.split, gradientOf(site)),
   ]);
+}
+
+/** Records y of x, whose gradient is a sum over the ranks that may begin early. */
+function crossing(
+  name: string,
+  x: Tensor,
+  y: Tensor,
+  start: (dy: Tensor) => PendingTensor,
+): Tensor {
+  let begun: { readonly dy: Tensor; readonly sum: PendingTensor } | undefined;
+  const node = record(name, [x], [y], ([dy]) => {
+    const early = begun?.sum.join();
+    if (early && begun!.dy === dy) return [early];
+    early?.dispose();
+    return [start(dy!).join()];
+  });
+  if (node) {
+    node.early = (dy) => {
+      // The sum outlives the backward pass that it begins in. Of several only the first may begin.
+      begun ??= { dy, sum: start(dy).keep() };
+    };
+  }
+  return y;
 }
 
 /** Name of the same place on the way back. */

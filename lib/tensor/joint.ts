@@ -140,18 +140,29 @@ export function areJoint(x: Tensor, weights: readonly Tensor[]): boolean {
   return 4 * total < (8 * (n - 1) + 6) * x.shape.at(-1)!;
 }
 
+/** What a backward pass does about dx, which comes before the gradients of the weights. */
+export interface InputGradient {
+  readonly wanted: boolean;
+  /** Called as soon as it is there: what becomes of it may begin beside the weights. */
+  readonly ready: (dx: Tensor) => void;
+}
+
 /** dx, where it is wanted, and the gradient of each weight: rows of one tensor. */
 export function jointGradients(
   x: Tensor,
   dys: readonly Tensor[],
   weights: readonly Tensor[],
-  wanted: boolean,
+  { wanted, ready }: InputGradient,
 ): { dx: Tensor | null; dweights: Tensor[] } {
   using dy = beside(dys, x.rank - 1, x.dtype);
+  const dx = wanted ? jointInput(x, dy, weights) : null;
+  if (dx) ready(dx);
   const status = native().xl_linear_weight_gradient(dy.handle, x.handle, codeOf("f32"));
   const widths = weights.map((weight) => weight.shape[0]!);
-  const dweights = columns(result(status, "linear"), widths, 0);
-  if (!wanted) return { dx: null, dweights };
+  return { dx, dweights: columns(result(status, "linear"), widths, 0) };
+}
+
+function jointInput(x: Tensor, dy: Tensor, weights: readonly Tensor[]): Tensor {
   using all = beside(weights, 0, x.dtype);
-  return { dx: product(dy, all, false, false, undefined, x.dtype), dweights };
+  return product(dy, all, false, false, undefined, x.dtype);
 }

@@ -24,6 +24,8 @@ export interface Node {
   readonly edges: (Edge | Tensor | undefined)[];
   readonly outputs: number;
   backward: Backward | undefined;
+  /** Begins with a gradient that `backward` will end with, beside work that comes in between. */
+  early: ((grad: Tensor) => void) | undefined;
   /** Tensors that nobody has but the tape: they die once `backward` has run. */
   owned: readonly Tensor[] | undefined;
 }
@@ -85,6 +87,7 @@ export function record(
     edges,
     outputs: outputs.length,
     backward,
+    early: undefined,
     owned: owning ? [...outputs, ...saved] : undefined,
   };
   outputs.forEach((output, index) => {
@@ -92,6 +95,15 @@ export function record(
     output.edge = { node, index };
   });
   return node;
+}
+
+/**
+ * Tells the operation that made a node's input `index` what the gradient of that input will be,
+ * before the node's backward pass has made the rest. If other nodes add to it, that was in vain.
+ */
+export function announce(node: Node | undefined, index: number, grad: Tensor): void {
+  const target = node?.edges[index];
+  if (target && "node" in target) target.node.early?.(grad);
 }
 
 /** `record` for one output; returns it. */

@@ -4,7 +4,9 @@
 
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { emulator, isReal } from "../helpers/gpu.ts";
+import { Group } from "../../lib/mesh/group.ts";
+import { scope, tensor } from "../../lib/tensor/index.ts";
+import { emulator, isReal, onGpu } from "../helpers/gpu.ts";
 import { startRanks, valuesOf } from "../helpers/ranks.ts";
 
 /** Runs a scenario of helpers/nccl_emulated.ts in a process of its own: NCCL and its variables. */
@@ -52,6 +54,13 @@ describe.skipIf(isReal)("one rank of three, through the emulator's NCCL", () => 
     expect(disposed).toBe(started); // x is disposed of, its memory is not
     expect(joined).toBe(before);
     expect({ equal, same }).toEqual({ equal: true, same: true });
+  });
+
+  test("the sum of a gradient over ranks runs beside the gradients of weights", () => {
+    expect(scenario("order")).toEqual([
+      ["sum begins", "weights", "sum ends"],
+      ["sum begins", "weights", "weights", "sum ends"],
+    ]);
   });
 
   test("captured steps contain collectives, but no barrier", () => {
@@ -102,4 +111,26 @@ test.skipIf(isReal)("tensors of emulated GPUs go through shared memory", async (
   const env = { XL_CUDA_DRIVER: emulator, XL_NCCL: "" };
   const checked = await valuesOf<number>(startRanks("rank_group_methods.ts", 2, ["cuda"], env));
   expect(checked).toEqual([2 * 5 * 2, 2 * 5 * 2]);
+});
+
+test("a group whose other ranks do not exist makes on the GPU what equal ones would", () => {
+  scope(() => {
+    using group = Group.fake("tp", [0, 1, 2], 1, "cuda");
+    const x = onGpu(() => tensor([1, 2, 3, 4, 5, 6]));
+    const made = [
+      group.allReduce(x),
+      group.allGather(x.reshape([2, 3]), 1),
+      group.reduceScatter(x, 0),
+      group.allToAll(x, 0, 0),
+    ];
+    group.broadcast_(x, 0);
+    expect(made.map(({ device }) => device)).toEqual(["cuda", "cuda", "cuda", "cuda"]);
+    expect([...made, x].map((y) => [...y.dataSync()])).toEqual([
+      [1, 2, 3, 4, 5, 6],
+      [1, 2, 3, 1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6, 4, 5, 6],
+      [3, 4],
+      [3, 4, 3, 4, 3, 4],
+      [1, 2, 3, 4, 5, 6],
+    ]);
+  });
 });

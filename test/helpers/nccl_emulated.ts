@@ -5,6 +5,7 @@ import { flightRecord } from "../../lib/mesh/comm_record.ts";
 import { connectGroups, type Group } from "../../lib/mesh/group.ts";
 import { gpuFacts } from "../../lib/native/gpu.ts";
 import { capture, randn, scope, tensor, type Tensor, useDevice } from "../../lib/tensor/index.ts";
+import { gradientOrder } from "./gradient_order.ts";
 
 useDevice("cuda");
 const me = 1;
@@ -74,6 +75,11 @@ const scenarios: Record<string, (group: Group) => unknown> = {
     note();
     const again = pending.join(); // once is enough
     return { bytes, equal: list(sum).every((v, i) => v === wanted[i]), same: again === sum };
+  },
+
+  /** Layers whose gradients are one product, and in f32 several. */
+  order(group) {
+    return (["bf16", "f32"] as const).map((dtype) => gradientOrder(group, "gather", dtype).order);
   },
 
   captured(group) {

@@ -7,13 +7,14 @@ import { ShapeError, shown } from "../errors.ts";
 import {
   areJoint,
   gradientDtype,
+  type InputGradient,
   jointGradients,
   type Layer,
   product,
   products,
 } from "../joint.ts";
 import type { SharedSums } from "../shared_sums.ts";
-import { recorded, record, remembered } from "../tape.ts";
+import { announce, record, recorded, remembered } from "../tape.ts";
 import { codeOf, handleOf, putInts, result, type Tensor } from "../tensor.ts";
 import { sumTo } from "./view.ts";
 
@@ -66,8 +67,12 @@ export function linears(
   });
   const ys = inParts(x, layers, shared) ?? products(x, layers);
   const input = remembered(x);
-  record("linear", [x, ...weights, ...biases], ys, (grads) => {
-    const { dx, dweights } = gradients(input(), grads, weights, x.requiresGrad, shared.outputs);
+  const node = record("linear", [x, ...weights, ...biases], ys, (grads) => {
+    const { dx, dweights } = gradients(input(), grads, weights, {
+      wanted: x.requiresGrad,
+      parts: shared.outputs ?? 0,
+      ready: (dx) => announce(node, 0, dx),
+    });
     const dbiases = biases.map((bias, i) =>
       bias?.requiresGrad && grads[i] ? columnSums(grads[i]!, bias) : null,
     );
@@ -95,20 +100,20 @@ function gradients(
   x: Tensor,
   grads: readonly (Tensor | null | undefined)[],
   weights: readonly Tensor[],
-  wanted: boolean,
-  parts = 0,
+  { wanted, parts, ready }: InputGradient & { readonly parts: number },
 ): { dx: Tensor | null; dweights: (Tensor | null)[] } {
   const used = weights.flatMap((weight, i) => (grads[i] ? [{ dy: grads[i], weight }] : []));
   const its = used.map(({ weight }) => weight);
   const dys = used.map(({ dy }) => dy);
   if (areJoint(x, its)) {
-    const { dx, dweights } = jointGradients(x, dys, its, wanted);
+    const { dx, dweights } = jointGradients(x, dys, its, { wanted, ready });
     return { dx, dweights: weights.map((_, i) => (grads[i] ? dweights.shift()! : null)) };
   }
   const handles = used.flatMap(({ dy, weight }) => [dy.handle, weight.handle]);
   const dx = wanted
     ? result(native().xl_linear_input_gradient(putInts(handles) / 2, x.handle, parts), "linear")
     : null;
+  if (dx) ready(dx);
   const dweights = weights.map((weight, i) =>
     grads[i] && weight.requiresGrad ? weightGradient(grads[i], x, weight) : null,
   );

@@ -48,16 +48,23 @@ pub const Fake = struct {
     }
 
     pub fn collective(fake: *Fake, call: operation.Collective) Error!void {
+        return fake.collectiveBy(HostMemory{}, call);
+    }
+
+    /// `memory` has `move(to, from, bytes)` for the addresses of the call.
+    pub fn collectiveBy(fake: *Fake, memory: anytype, call: operation.Collective) Error!void {
         try fake.expectAlive(@tagName(call.kind));
         try fake.note(call.describe(fake.log.items.len));
         const part = call.count * call.dtype.size();
+        const own = fake.group.rank * part;
         switch (call.kind) {
-            .all_reduce, .broadcast => move(call.output, call.input, part),
-            .reduce_scatter => move(call.output, call.input + fake.group.rank * part, part),
+            .all_reduce => try memory.move(call.output, call.input, part),
+            .reduce_scatter => try memory.move(call.output, call.input + own, part),
             .all_gather => for (0..fake.group.size()) |rank|
-                move(call.output + rank * part, call.input, part),
+                try memory.move(call.output + rank * part, call.input, part),
             .all_to_all => for (0..fake.group.size()) |rank|
-                move(call.output + rank * part, call.input + fake.group.rank * part, part),
+                try memory.move(call.output + rank * part, call.input + own, part),
+            .broadcast => {}, // in place
             .barrier, .split => {},
             .send, .receive, .replay => unreachable, // exchange
         }
@@ -203,6 +210,8 @@ fn isSameMessage(a: *const Description, b: *const Description) bool {
         std.mem.eql(u8, a.siteText(), b.siteText());
 }
 
-fn move(to: [*]u8, from: [*]const u8, bytes: usize) void {
-    if (to != from) @memcpy(to[0..bytes], from[0..bytes]);
-}
+const HostMemory = struct {
+    fn move(_: HostMemory, to: [*]u8, from: [*]const u8, bytes: usize) Error!void {
+        if (to != from) @memcpy(to[0..bytes], from[0..bytes]);
+    }
+};

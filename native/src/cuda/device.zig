@@ -283,6 +283,18 @@ pub const Device = struct {
         return device.api.check(result, "clearing device memory");
     }
 
+    /// From one place of the device to another, in the order of the stream.
+    pub fn copy(
+        device: *Device,
+        to: driver.Pointer,
+        from: driver.Pointer,
+        bytes: usize,
+    ) Error!void {
+        if (bytes == 0) return;
+        const result = device.api.MemcpyDtoDAsync_v2(to, from, bytes, device.stream);
+        return device.api.check(result, "copying device memory");
+    }
+
     /// Host to device. The source may change at once; the copy runs in the order of the stream.
     pub fn upload(device: *Device, to: driver.Pointer, from: []const u8) Error!void {
         const what = "copying to the GPU";

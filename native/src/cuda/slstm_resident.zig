@@ -169,11 +169,7 @@ fn cells(a: anytype) u64 {
 fn aligned(device: *Device, from: *const anyopaque, count: u64) Error!*const anyopaque {
     if (@intFromPtr(from) % 16 == 0) return from;
     const to = try device.temporary(count * 2);
-    const api = &device.api;
-    try api.check(
-        api.MemcpyDtoDAsync_v2(@intFromPtr(to), @intFromPtr(from), count * 2, device.stream),
-        "aligning a tensor of the sLSTM",
-    );
+    try device.copy(@intFromPtr(to), @intFromPtr(from), count * 2);
     return to;
 }
 

@@ -160,8 +160,9 @@ pub fn norm(builder: *Builder) Error!void {
     const blocks = if (is_exact) 2 * normPlaces(builder) else rows;
     try builder.scalars(.fsdp, blocks, if (is_exact) .norm_blocks else .norm);
     var stages: axes.AxisSet = .empty;
-    stages.insert(.pp);
-    stages.insert(.tp);
+    for ([_]axes.Axis{ .pp, .tp }) |axis| {
+        if (builder.mesh.size(axis) > 1) stages.insert(axis);
+    }
     try builder.add(.{
         .kind = .all_reduce,
         .over = stages,

@@ -74,6 +74,8 @@ const Pass = struct {
         var call = pass.placed(given, x, y);
         if (pass.transport == .nccl) return pass.transport.collective(call);
         const context = pass.call.context;
+        if (pass.transport == .fake and x != null and x.?.device() == .cuda)
+            return pass.transport.fake.collectiveBy(GpuMemory{ .context = context }, call);
         var from: Host = try .init(context, x);
         defer from.deinit();
         var to: Host = if (shared(x, y)) from else try .init(context, y);
@@ -83,6 +85,14 @@ const Pass = struct {
         call.output = to.data() orelse call.output;
         try pass.transport.collective(call);
         try to.write();
+    }
+};
+
+const GpuMemory = struct {
+    context: *Context,
+
+    pub fn move(gpu: GpuMemory, to: [*]u8, from: [*]const u8, bytes: usize) Error!void {
+        return gpu.context.gpu.?.copy(@intFromPtr(to), @intFromPtr(from), bytes);
     }
 };
 

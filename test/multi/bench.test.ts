@@ -1,8 +1,10 @@
-// `bench comm` under the launcher: every check passes, and a program can read what it prints.
+// `bench comm` and `bench mesh` under the launcher: every check passes, and a program can read what
+// they print.
 
 import { expect, test } from "bun:test";
 import { join } from "node:path";
 import type { BandwidthRow, CommRow } from "../../lib/bench/comm.ts";
+import type { MeshBenchRow } from "../../lib/bench/mesh.ts";
 
 const root = join(import.meta.dir, "../..");
 
@@ -31,6 +33,27 @@ test("two ranks: checks of every collective, then bandwidths, as JSON lines", ()
     expect(busGBps).toBeCloseTo((bytes * share) / milliseconds / 1e6, 9);
   }
 }, 60_000);
+
+test.each([
+  ["tp", ["tp 2", "tp 2, nothing sent", "each rank alone"]],
+  ["pp", ["pp 2", "each rank alone"]],
+])(
+  "a training step on %s, and what it takes without communication",
+  (axis, names) => {
+    const size = ["model=bench0.92M", "rows=1", "length=16", "microbatches=2", "steps=1"];
+    const words = ["-n", "2", "bench", "mesh", `mesh.${axis}=2`, ...size, "--json", "device=cpu"];
+    const { stdout, stderr, exitCode } = run("recipes/launch.ts", ...words);
+    expect(exitCode, stderr.toString()).toBe(0);
+    const lines = stdout.toString().trim().split("\n");
+    const rows = lines.slice(1).map((line) => JSON.parse(line) as MeshBenchRow);
+    expect(rows.map(({ name }) => name)).toEqual(names);
+    // Ranks that share rows make as many tokens a step as one.
+    for (const { milliseconds, tokensPerSecond } of rows) {
+      expect((tokensPerSecond * milliseconds) / 1000).toBeCloseTo(2 * 16, 9);
+    }
+  },
+  60_000,
+);
 
 test("one rank is told how to start two", () => {
   const { stderr, exitCode } = run("recipes/bench.ts", "comm");
