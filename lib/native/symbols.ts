@@ -1,6 +1,6 @@
 // Generated from the Zig export table by `bun run build:native --bindings`. Do not edit.
 
-export const abiHash = 574028543;
+export const abiHash = 192381270;
 
 export const Status = {
   ok: 0,
@@ -412,6 +412,16 @@ export const symbols = {
   /** xl_linear_cross_entropy(hidden, weight, targets, mask, gradients) Head and loss in chunks. */
   xl_linear_cross_entropy: {
     args: ["i32", "i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_split_softmax_sums(logits, columns, top, parts, wants_total) Of the ids that a rank has: sums of powers, logits of columns, sums of logits. */
+  xl_split_softmax_sums: {
+    args: ["i32", "i32", "i32", "i32", "i32"],
+    returns: "i32",
+  },
+  /** xl_split_softmax_slopes(logits, columns, top, scale, rest, own) Their gradients, in place. */
+  xl_split_softmax_slopes: {
+    args: ["i32", "i32", "i32", "i32", "i32", "i32"],
     returns: "i32",
   },
   /** xl_optimizer_schedule(target) Coefficients of a captured update, from scratch floats. */

@@ -3,17 +3,16 @@
 // the whole vocabulary are a maximum and a few sums per token. As in `linearCrossEntropy`,
 // gradients are made in the forward pass, while the chunk is there.
 
-import { native } from "../native/library.ts";
+import { check, native } from "../native/library.ts";
 import {
   add,
   arithmetic,
   cast,
   concat,
+  type Device,
   div,
   type DType,
   eq,
-  exp,
-  gather as pick,
   log,
   type LossOptions,
   type LossSum,
@@ -32,21 +31,21 @@ import {
   sum,
   tanh,
   type Tensor,
-  unsqueeze,
   where,
 } from "../tensor/index.ts";
 import { factorOf, scaled } from "../tensor/expected.ts";
 import { product } from "../tensor/joint.ts";
 import { partsOf } from "../tensor/shared_sums.ts";
 import { needsGrad, record } from "../tensor/tape.ts";
-import { codeOf, putInts, result, results } from "../tensor/tensor.ts";
+import { codeOf, putFloats, putInts, result, results } from "../tensor/tensor.ts";
 import type { Parameter } from "./parameter.ts";
 import type { VocabularyPart } from "./vocabulary.ts";
 
-/** Tokens of a chunk at most. */
-const mostTokens = 4096;
-/** Logits of a chunk at most: a few tensors of that size are alive at a time. */
-const mostLogits = 1 << 25;
+/** What a chunk of tokens makes of logits at most; native/src/mesh/model.zig plans with the same. */
+const limits: Record<Device, { readonly tokens: number; readonly logits: number }> = {
+  cpu: { tokens: 4096, logits: 1 << 25 },
+  cuda: { tokens: 8192, logits: 1 << 28 },
+};
 
 /** Gradients of a sum of losses that the forward pass has made. */
 interface Slopes {
@@ -116,7 +115,8 @@ function ofAllChunks(
   const tokens = targets.size;
   const rows = reshape(hidden, [tokens, hidden.shape.at(-1)!]);
   const labels = labelsOf(targets, options.mask, work.part, arithmetic(hidden.dtype));
-  const step = Math.min(mostTokens, Math.max(1, Math.floor(mostLogits / work.part.most)));
+  const most = limits[hidden.device];
+  const step = Math.min(most.tokens, Math.max(1, Math.floor(most.logits / work.part.most)));
   const losses: Tensor[] = [];
   const hits: Tensor[] = [];
   const dhidden: Tensor[] = [];
@@ -185,118 +185,103 @@ function ofChunk(
   options: LossOptions,
   { part, gradients }: Work,
 ): ChunkLoss {
-  const raw = product(hidden, weight, false, true, undefined, arithmetic(hidden.dtype));
-  const softmax = softmaxOf(raw, labels, options, part);
-  const { max, chosen, lower, lse, logits } = softmax;
+  const logits = product(hidden, weight, false, true, undefined, logitsDType(hidden));
+  const softmax = softmaxOf(logits, labels, options, part);
+  const { max, chosen, lower, lse, total } = softmax;
   const { labelSmoothing: smoothing = 0, zLoss = 0 } = options;
-  let loss = sub(lse, mul(chosen, 1 - smoothing));
-  if (logits) loss = sub(loss, mul(logits, smoothing / part.size));
+  let loss = sub(lse, mul(capped(chosen, options), 1 - smoothing));
+  if (total) loss = sub(loss, mul(total, smoothing / part.size));
   if (zLoss !== 0) loss = add(loss, mul(square(lse), zLoss));
   const { weights } = labels;
   const losses = where(weights, loss, 0);
   const hits = mul(mul(eq(chosen, max), eq(lower, 0)), weights);
   if (!gradients) return { losses, hits, slopes: undefined };
-  const dlogits = cast(slopesOf(softmax, labels, options, part), hidden.dtype);
+  differentiate(logits, softmax, labels, options, part);
+  const dlogits = cast(logits, hidden.dtype);
   return { losses, hits, slopes: products(dlogits, hidden, weight, part.group.size) };
 }
 
-/** The softmax over the ids of all ranks; [tokens] each, but for the powers. */
+/** On a GPU logits are stored as they are in a head of one process; on a CPU, as it adds. */
+function logitsDType({ device, dtype }: Tensor): DType {
+  return device === "cuda" ? dtype : arithmetic(dtype);
+}
+
+/** cap·tanh(logits/cap), where there is a cap. */
+function capped(logits: Tensor, { softCap: cap }: LossOptions): Tensor {
+  return cap ? mul(tanh(mul(logits, 1 / cap)), cap) : logits;
+}
+
+/** The softmax over the ids of all ranks, [tokens] each. z are the capped logits. */
 interface Softmax {
-  /** Capped logits of the ids that lie here, [tokens, rows]. */
-  readonly z: Tensor;
+  /** The largest logit, before the cap. */
   readonly max: Tensor;
-  /** e^(z − max) of the ids that lie here, [tokens, rows]. */
+  /** max z. */
+  readonly top: Tensor;
+  /** Σ e^(z − top). */
   readonly powers: Tensor;
-  /** Σ of the powers. */
-  readonly total: Tensor;
   readonly lse: Tensor;
-  /** z of the target. */
+  /** The logit of the target. */
   readonly chosen: Tensor;
   /** Ranks with an id below the target that attains the maximum. */
   readonly lower: Tensor;
   /** Σ z, when labels are smoothed. */
-  readonly logits: Tensor | undefined;
+  readonly total: Tensor | undefined;
 }
 
-/**
- * Takes raw over. Here and in `slopesOf` every value is made step by step as by the fused head of
- * one process (native/src/cpu/loss_row.zig), so that the bits are the same.
- */
 function softmaxOf(
-  raw: Tensor,
+  logits: Tensor,
   labels: Labels,
-  { softCap: cap, labelSmoothing = 0 }: LossOptions,
+  options: LossOptions,
   { group, first }: VocabularyPart,
 ): Softmax {
-  const z = cap ? scope(() => mul(tanh(mul(raw, 1 / cap)), cap)) : raw;
-  if (cap) raw.dispose();
-  const [best, top] = results(native().xl_argmax(z.handle), "argmax") as [Tensor, Tensor];
-  const max = group.allReduce(top, { op: "max", site: "lm_head.max" });
-  const powers = scope(() => exp(sub(z, unsqueeze(max, 1))));
   const { rows, isHere, ids } = labels;
-  const own = mul(reshape(pick(z, unsqueeze(rows, 1)), ids.shape), isHere);
+  const [best, own] = results(native().xl_argmax(logits.handle), "argmax") as [Tensor, Tensor];
+  const largest = cast(own, isHere.dtype);
+  const max = group.allReduce(largest, { op: "max", site: "lm_head.max" });
+  const top = capped(max, options);
   // The most likely id is the lowest one that attains the maximum.
-  const isLower = lt(add(cast(best, z.dtype), first), ids);
-  const columns = [sumOfParts(powers, group.size), own, mul(eq(top, max), isLower)];
-  if (labelSmoothing !== 0) columns.push(sum(z, 1));
-  const sums = group.allReduce(stack(columns), { site: "lm_head.sums" });
-  const [total, chosen, lower, logits] = columns.map((_, i) => select(sums, 0, i));
-  const lse = add(max, log(total!));
-  return { z, max, powers, total: total!, lse, chosen: chosen!, lower: lower!, logits };
+  const isLower = mul(eq(largest, max), lt(add(cast(best, ids.dtype), first), ids));
+  const wantsTotal = options.labelSmoothing ? 1 : 0;
+  putFloats([options.softCap ?? 0]);
+  const given = [logits.handle, rows.handle, top.handle] as const;
+  // Ranks that do not divide what one process cuts into parts add in an order of their own.
+  const status = native().xl_split_softmax_sums(...given, partsOf(group.size) || 1, wantsTotal);
+  const sums = result(status, "splitCrossEntropy");
+  const [powers0, logit, total0] = [0, 1, 2]
+    .slice(0, 2 + wantsTotal)
+    .map((i) => select(sums, 0, i));
+  const columns = [powers0!, mul(logit!, isHere), isLower, ...(total0 ? [total0] : [])];
+  const all = group.allReduce(stack(columns), { site: "lm_head.sums" });
+  const [powers, chosen, lower, total] = columns.map((_, i) => select(all, 0, i));
+  const lse = add(top, log(powers!));
+  return { max, top, powers: powers!, lse, chosen: chosen!, lower: lower!, total };
 }
 
-/**
- * Σ of the columns of x [tokens, rows], added in f64 over each of the parts that a rank has and in
- * the dtype of x over those, in a balanced tree: as the fused head adds them (cpu/loss_row.zig).
- */
-function sumOfParts(x: Tensor, ranks: number): Tensor {
-  const parts = partsOf(ranks);
-  if (x.device !== "cpu" || parts === 0) return sum(x, 1);
-  const bound = (part: number) => Math.floor((part * x.shape[1]!) / parts);
-  let sums = Array.from({ length: parts }, (_, part) => {
-    const some = slice(x, 1, bound(part), bound(part + 1));
-    return some.size === 0 ? undefined : scope(() => cast(sum(cast(some, "f64"), 1), x.dtype));
-  });
-  while (sums.length > 1) {
-    sums = Array.from({ length: sums.length / 2 }, (_, i) => {
-      const [left, right] = [sums[2 * i], sums[2 * i + 1]];
-      return left && right ? add(left, right) : (left ?? right);
-    });
-  }
-  return sums[0]!;
-}
-
-/** The gradient of the logits that lie here, before the soft cap. */
-function slopesOf(
-  { z, powers, total, lse }: Softmax,
+/** Makes of the logits that lie here their gradients. */
+function differentiate(
+  logits: Tensor,
+  { top, powers, lse }: Softmax,
   { rows, isHere, weights }: Labels,
   options: LossOptions,
   part: VocabularyPart,
-): Tensor {
-  const { softCap: cap, labelSmoothing: smoothing = 0, zLoss = 0 } = options;
-  const { expectedGradient: scale = 1 } = options;
+): void {
+  const {
+    softCap,
+    labelSmoothing: smoothing = 0,
+    zLoss = 0,
+    expectedGradient: factor = 1,
+  } = options;
+  // Step by step as the head of one process (native/src/cpu/loss_row.zig), so with its bits.
   const wide = (x: Tensor) => (x.device === "cpu" ? cast(x, "f64") : x);
-  const counted = mul(wide(weights), scale);
+  const counted = mul(wide(weights), factor);
   const slope = zLoss === 0 ? counted : mul(counted, add(mul(wide(lse), 2 * zLoss), 1));
-  const share = cast(div(slope, wide(total)), z.dtype);
-  const softened = mul(powers, unsqueeze(share, 1));
-  powers.dispose();
-  const rest = unsqueeze(mul(weights, (scale * smoothing) / part.size), 1);
-  const soft = smoothing === 0 ? softened : sub(softened, rest);
-  const atTarget = unsqueeze(mul(mul(weights, isHere), scale * (1 - smoothing)), 1);
-  const sharp = placed(atTarget, unsqueeze(rows, 1), part.rows);
-  if (!cap) return sub(soft, sharp);
-  const slopes = scope(() => {
-    const inside = mul(z, 1 / cap);
-    return sub(1, mul(inside, inside));
-  });
-  return scope(() => sub(mul(soft, slopes), mul(sharp, slopes)));
-}
-
-/** Zeros [n, width] but for the values [n, 1] at the columns [n, 1]. */
-function placed(values: Tensor, columns: Tensor, width: number): Tensor {
-  const status = native().xl_take_along_backward(values.handle, columns.handle, width);
-  return result(status, "splitCrossEntropy");
+  const scale = cast(div(slope, wide(powers)), top.dtype);
+  const rest = mul(weights, (factor * smoothing) / part.size);
+  const own = mul(mul(weights, isHere), factor * (1 - smoothing));
+  putFloats([softCap ?? 0]);
+  const vectors = [top, scale, rest, own].map((x) => x.handle) as [number, number, number, number];
+  const status = native().xl_split_softmax_slopes(logits.handle, rows.handle, ...vectors);
+  check(status, "splitCrossEntropy");
 }
 
 function products(dlogits: Tensor, hidden: Tensor, weight: Tensor, ranks: number): Slopes {

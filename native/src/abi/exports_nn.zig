@@ -6,6 +6,7 @@ const mlstm = @import("../ops/mlstm.zig");
 const norm = @import("../ops/norm.zig");
 const slstm = @import("../ops/slstm.zig");
 const loss = @import("../ops/loss.zig");
+const loss_split = @import("../ops/loss_split.zig");
 const optimizer = @import("../ops/optimizer.zig");
 
 pub const table = .{
@@ -68,6 +69,18 @@ pub const table = .{
         loss.linearCrossEntropy,
         &.{ "hidden", "weight", "targets", "mask", "gradients" },
         "Head and loss in chunks.",
+    ),
+    row(
+        "xl_split_softmax_sums",
+        loss_split.sums,
+        &.{ "logits", "columns", "top", "parts", "wants_total" },
+        "Of the ids that a rank has: sums of powers, logits of columns, sums of logits.",
+    ),
+    row(
+        "xl_split_softmax_slopes",
+        loss_split.slopes,
+        &.{ "logits", "columns", "top", "scale", "rest", "own" },
+        "Their gradients, in place.",
     ),
     row(
         "xl_optimizer_schedule",

@@ -73,8 +73,37 @@ pub const LinearCrossEntropy = extern struct {
     weight_dtype: i32, // dtype.DType: that of S, or that of A
 };
 
+/// The softmax of rows of which a rank has some columns, z of which the largest of all ranks' is
+/// `top`. Columns of targets that lie elsewhere may be any; a rank's own are told apart by weights.
+pub const SplitSoftmaxSums = extern struct {
+    logits: *const anyopaque, // [rows, vocab]
+    columns: *const anyopaque, // i32 [rows]; 0 ≤ column < vocab
+    top: *const anyopaque, // A [rows]
+    sums: *anyopaque, // A [2 or 3, rows]: Σⱼ e^(zⱼ−top), the column's logit, Σⱼ zⱼ
+    rows: u64,
+    vocab: u64,
+    soft_cap: f64,
+    parts: u32, // on a CPU Σ is made over each of so many equal parts, 1, 2, 4 or 8, and a tree
+    wants_total: u32, // the third row
+};
+
+/// r ← ( e^(z−top)·scale − rest − own·[j = column] )·(1 − (z/c)²), in place; 0 where all three are.
+pub const SplitSoftmaxSlopes = extern struct {
+    logits: *anyopaque, // [rows, vocab]
+    columns: *const anyopaque, // i32 [rows]
+    top: *const anyopaque, // A [rows]
+    scale: *const anyopaque, // A [rows]
+    rest: *const anyopaque, // A [rows]
+    own: *const anyopaque, // A [rows]; 0 where the target lies elsewhere
+    rows: u64,
+    vocab: u64,
+    soft_cap: f64,
+};
+
 pub const kernels = .{
     .{ "crossEntropyForward", CrossEntropyForward },
     .{ "crossEntropyBackward", CrossEntropyBackward },
     .{ "linearCrossEntropy", LinearCrossEntropy },
+    .{ "splitSoftmaxSums", SplitSoftmaxSums },
+    .{ "splitSoftmaxSlopes", SplitSoftmaxSlopes },
 };

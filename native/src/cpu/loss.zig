@@ -4,7 +4,7 @@
 //!     dlogits = grad_scale·(dloss + dloss_rowsᵢ)·w·∂/∂r                  (loss_row.zig)
 //! logits [N, V] in S, statistics in A. A row belongs to one job; losses are added in f64 in row
 //! order, so the sum has the same bits for any number of threads. Equals reference/loss.zig.
-//! The fused head is in loss_linear.zig.
+//! The fused head is in loss_linear.zig, the parts of ranks in loss_split.zig.
 
 const args = @import("../args/loss.zig");
 const simd = @import("simd.zig");
@@ -13,6 +13,8 @@ const rows_of = @import("loss_rows.zig");
 const Parallel = @import("../parallel.zig").Parallel;
 
 pub const linearCrossEntropy = @import("loss_linear.zig").linearCrossEntropy;
+pub const splitSoftmaxSums = @import("loss_split.zig").splitSoftmaxSums;
+pub const splitSoftmaxSlopes = @import("loss_split.zig").splitSoftmaxSlopes;
 
 const Failure = error{OutOfMemory};
 

@@ -58,20 +58,9 @@ fn statistics(
     // The cap is monotone: the largest capped logit is the largest logit, capped.
     const largest = order.maximum(S, r, vocab);
     const top = cap.of(A, largest);
-    var sums: [parts]A = undefined;
-    var total: f64 = 0; // Σ z, for label smoothing
-    for (&sums, 0..) |*sum, part| {
-        const first = part * vocab / parts;
-        const count = (part + 1) * vocab / parts - first;
-        const own = sumsOf(S, caps, r + first, count, top, cap, o.label_smoothing != 0);
-        sum.* = @floatCast(own[0]);
-        total += own[1];
-    }
-    comptime var width = parts;
-    inline while (width > 1) : (width /= 2) {
-        for (0..width / 2) |i| sums[i] = sums[2 * i] + sums[2 * i + 1];
-    }
-    const sum: f64 = sums[0];
+    const made = sumsOfParts(S, caps, r, vocab, top, parts, cap, o.label_smoothing != 0);
+    const sum: f64 = made.powers;
+    const total = made.total;
     const lse = @as(f64, top) + @log(sum);
     const chosen: f64 = cap.of(A, simd.get(S, r, target));
     const share = o.label_smoothing / @as(f64, @floatFromInt(vocab));
@@ -80,6 +69,56 @@ fn statistics(
     if (o.z_loss != 0) loss += o.z_loss * lse * lse;
     const correct = simd.get(S, r, target) == largest and order.largest(S, r, vocab) == target;
     return .{ .loss = loss, .lse = lse, .top = top, .sum = sum, .correct = correct };
+}
+
+/// Sums over a row, or over the columns of it that a rank has.
+pub fn Sums(comptime A: type) type {
+    return struct {
+        powers: A, // Σ e^(z−top)
+        total: f64, // Σ z, where it is wanted
+    };
+}
+
+/// `count` of the equal parts are in r: all, or those of a rank.
+pub fn sums(
+    comptime S: type,
+    r: [*]const S,
+    vocab: usize,
+    top: simd.Arithmetic(S),
+    count: usize,
+    o: struct { soft_cap: f64, wants_total: bool },
+) Sums(simd.Arithmetic(S)) {
+    const A = simd.Arithmetic(S);
+    if (o.soft_cap > 0) {
+        const cap: Cap(A, true) = .init(o.soft_cap);
+        return sumsOfParts(S, true, r, vocab, top, count, cap, o.wants_total);
+    }
+    return sumsOfParts(S, false, r, vocab, top, count, .init(0), o.wants_total);
+}
+
+fn sumsOfParts(
+    comptime S: type,
+    comptime caps: bool,
+    r: [*]const S,
+    vocab: usize,
+    top: simd.Arithmetic(S),
+    count: usize,
+    cap: Cap(simd.Arithmetic(S), caps),
+    wants_total: bool,
+) Sums(simd.Arithmetic(S)) {
+    var powers: [parts]simd.Arithmetic(S) = undefined;
+    var total: f64 = 0;
+    for (powers[0..count], 0..) |*sum, part| {
+        const first = part * vocab / count;
+        const own = sumsOf(S, caps, r + first, (part + 1) * vocab / count - first, top, cap, wants_total);
+        sum.* = @floatCast(own[0]);
+        total += own[1];
+    }
+    var width = count;
+    while (width > 1) : (width /= 2) {
+        for (0..width / 2) |i| powers[i] = powers[2 * i] + powers[2 * i + 1];
+    }
+    return .{ .powers = powers[0], .total = total };
 }
 
 /// Σ e^(z−top), and Σ z for label smoothing.
@@ -130,9 +169,29 @@ pub fn backward(
     slope: Slope,
     o: Options,
 ) void {
-    if (o.soft_cap > 0) {
-        gradient(S, true, r, dr, vocab, target, slope, o);
-    } else gradient(S, false, r, dr, vocab, target, slope, o);
+    const share = o.label_smoothing / @as(f64, @floatFromInt(vocab));
+    slopes(S, r, dr, vocab, target, .{
+        .shift = @floatCast(slope.shift),
+        .scale = @floatCast(slope.scale * slope.factor * (1 + 2 * o.z_loss * slope.lse)),
+        .rest = @floatCast(slope.scale * share),
+        .own = @floatCast(slope.scale * (1 - o.label_smoothing)),
+    }, o.soft_cap);
+}
+
+/// Writes dr, which may be r itself, of a row or of the columns of it that a rank has.
+pub fn slopes(
+    comptime S: type,
+    r: [*]const S,
+    dr: [*]S,
+    vocab: usize,
+    target: usize,
+    k: Factors(simd.Arithmetic(S)),
+    soft_cap: f64,
+) void {
+    const A = simd.Arithmetic(S);
+    if (soft_cap > 0) {
+        gradient(S, true, r, dr, vocab, target, k, .init(soft_cap));
+    } else gradient(S, false, r, dr, vocab, target, k, Cap(A, false).init(0));
 }
 
 fn gradient(
@@ -142,34 +201,29 @@ fn gradient(
     dr: [*]S,
     vocab: usize,
     target: usize,
-    slope: Slope,
-    o: Options,
+    k: Factors(simd.Arithmetic(S)),
+    cap: Cap(simd.Arithmetic(S), caps),
 ) void {
     const A = simd.Arithmetic(S);
     const V = simd.Wide(A);
-    const cap: Cap(A, caps) = .init(o.soft_cap);
     const chosen = simd.get(S, r, target);
-    const share = o.label_smoothing / @as(f64, @floatFromInt(vocab));
-    const k: Factors(A) = .{
-        .shift = @floatCast(slope.shift),
-        .scale = @floatCast(slope.scale * slope.factor * (1 + 2 * o.z_loss * slope.lse)),
-        .rest = @floatCast(slope.scale * share),
-    };
     var i: usize = 0;
     while (i + n <= vocab) : (i += n) {
         simd.storeN(S, n, dr + i, k.slope(V, cap, simd.loadN(S, n, r + i)));
     }
     while (i < vocab) : (i += 1) simd.put(S, dr, i, k.slope(A, cap, simd.get(S, r, i)));
     // The target's own term is added before the rounding to S.
-    const own: A = @floatCast(slope.scale * (1 - o.label_smoothing));
-    simd.put(S, dr, target, k.slope(A, cap, chosen) - own * cap.derivative(A, cap.of(A, chosen)));
+    const own = k.own * cap.derivative(A, cap.of(A, chosen));
+    simd.put(S, dr, target, k.slope(A, cap, chosen) - own);
 }
 
-fn Factors(comptime A: type) type {
+/// ( e^(z−shift)·scale − rest − own·[j = y] )·dz/dr
+pub fn Factors(comptime A: type) type {
     return struct {
         shift: A,
         scale: A,
         rest: A,
+        own: A,
 
         inline fn slope(k: @This(), comptime V: type, cap: anytype, r: V) V {
             const z = cap.of(V, r);

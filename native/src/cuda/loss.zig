@@ -146,6 +146,22 @@ pub fn crossEntropyForward(
     try finish(device, scratch, a);
 }
 
+pub fn splitSoftmaxSums(
+    device: *Device,
+    dtype: DType,
+    a: *const args.SplitSoftmaxSums,
+) Error!void {
+    try device.launchFor("loss_split_sums", dtype, rowShape(a.rows, a.vocab), a.*);
+}
+
+pub fn splitSoftmaxSlopes(
+    device: *Device,
+    dtype: DType,
+    a: *const args.SplitSoftmaxSlopes,
+) Error!void {
+    try device.launchFor("loss_split_slopes", dtype, rowShape(a.rows, a.vocab), a.*);
+}
+
 pub fn crossEntropyBackward(
     device: *Device,
     dtype: DType,

@@ -672,6 +672,32 @@ struct LinearCrossEntropy {
 };
 static_assert(sizeof(LinearCrossEntropy) == 168, "LinearCrossEntropy");
 
+struct SplitSoftmaxSums {
+  void const* logits;
+  void const* columns;
+  void const* top;
+  void* sums;
+  uint64_t rows;
+  uint64_t vocab;
+  double soft_cap;
+  uint32_t parts;
+  uint32_t wants_total;
+};
+static_assert(sizeof(SplitSoftmaxSums) == 64, "SplitSoftmaxSums");
+
+struct SplitSoftmaxSlopes {
+  void* logits;
+  void const* columns;
+  void const* top;
+  void const* scale;
+  void const* rest;
+  void const* own;
+  uint64_t rows;
+  uint64_t vocab;
+  double soft_cap;
+};
+static_assert(sizeof(SplitSoftmaxSlopes) == 72, "SplitSoftmaxSlopes");
+
 struct RangeCheck {
   void const* ids;
   void const* mask;

@@ -8,8 +8,10 @@
 // loads and stores once where a row fits in shared memory (loss_held_*), else it loads twice.
 // The sums over rows are those of one block in f64: a thread takes every 512th row in order, then
 // a fixed tree.
+// What ranks make of a vocabulary that they share: loss_split.cuh.
 // Equals cpu/loss.zig, cpu/loss_linear.zig and reference/loss.zig.
 #include "loss_row.cuh"
+#include "loss_split.cuh"
 
 using losses::most_threads;
 
@@ -157,6 +159,14 @@ KERNEL(register_bound, loss_backward_f32, CrossEntropyBackward) {
 }
 KERNEL(register_bound, loss_backward_bf16, CrossEntropyBackward) {
   losses::row_backward<bf16>(a);
+}
+KERNEL(most_threads, loss_split_sums_f32, SplitSoftmaxSums) { losses::split_sums<float>(a); }
+KERNEL(most_threads, loss_split_sums_bf16, SplitSoftmaxSums) { losses::split_sums<bf16>(a); }
+KERNEL(register_bound, loss_split_slopes_f32, SplitSoftmaxSlopes) {
+  losses::split_slopes<float>(a);
+}
+KERNEL(register_bound, loss_split_slopes_bf16, SplitSoftmaxSlopes) {
+  losses::split_slopes<bf16>(a);
 }
 KERNEL(most_threads, loss_keep_f32, KeptRows) { losses::keep_row<float>(a); }
 KERNEL(most_threads, loss_keep_bf16, KeptRows) { losses::keep_row<bf16>(a); }

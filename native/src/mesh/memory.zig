@@ -242,17 +242,17 @@ fn head(plan: *const Plan) Head {
 fn chunkBytes(plan: *const Plan, rows: u64, width: u64) u64 {
     const settings = &plan.model.settings;
     const tokens = plan.model.tokens();
+    const stored = settings.head.size();
+    const one = rows * (if (settings.device == .cuda) stored else width);
     if (plan.mesh.size(.tp) > 1) {
+        // On a CPU the gradients are rounded to what the products take.
+        const rounded = if (settings.device == .cuda or stored == width) 0 else rows * stored;
         const chunk = plan.model.headChunk(plan.mesh.size(.tp));
-        return split_tensors * @min(chunk, tokens) * rows * width;
+        return @min(chunk, tokens) * (one + rounded);
     }
-    const one = rows * (if (settings.device == .cuda) settings.head.size() else width);
     const fit: u64 = switch (settings.device) {
         .cpu => @max(256, (8 << 20) / one),
         .cuda => @max(128, (512 << 20) / one),
     };
     return @min(fit, tokens) * one;
 }
-
-/// Tensors as large as a chunk of logits that a split head has at a time.
-const split_tensors = 8;

@@ -58,8 +58,11 @@ pub const Parameter = struct {
 };
 
 /// Tokens of a chunk of a split head, and logits of one, at most: lib/nn/vocabulary_loss.ts.
-const head_tokens = 4096;
-const head_logits = 1 << 25;
+const HeadLimits = struct { tokens: u64, logits: u64 };
+const head_limits: std.EnumArray(Device, HeadLimits) = .init(.{
+    .cpu = .{ .tokens = 4096, .logits = 1 << 25 },
+    .cuda = .{ .tokens = 8192, .logits = 1 << 28 },
+});
 
 /// Activations that the backward pass makes again.
 pub const Recompute = enum(u8) { none, block, half };
@@ -164,7 +167,8 @@ pub const Model = struct {
     /// Chunks of tokens in which a split head makes logits.
     pub fn headChunk(model: *const Model, ranks: u32) u64 {
         const rows = std.math.divCeil(u64, model.settings.vocab, ranks) catch unreachable;
-        return @min(head_tokens, @max(1, head_logits / rows));
+        const most = head_limits.get(model.settings.device);
+        return @min(most.tokens, @max(1, most.logits / rows));
     }
 
     /// Whether there is something to plan, and no count in it can run over.
