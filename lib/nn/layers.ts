@@ -26,7 +26,7 @@ import { release } from "../tensor/tape.ts";
 import type { FeedForwardConfig, ModelConfig } from "./config.ts";
 import type { ForwardContext } from "./context.ts";
 import type { Parameter, ParameterStore } from "./parameter.ts";
-import type { TensorParallel } from "./tensor_parallel.ts";
+import type { TensorParallel, TokenOrder } from "./tensor_parallel.ts";
 
 /**
  * Inputs of linear layers that the backward pass makes again, by one cheap kernel each, instead of
@@ -66,10 +66,10 @@ export class Linear {
    * Row-parallel: x and the weight hold this rank's columns; the products of all ranks are summed
    * into the residual layout. The bias is added once, after the sum.
    */
-  collected(x: Tensor, tp: TensorParallel, site: string): Tensor {
+  collected(x: Tensor, tp: TensorParallel, site: string, order?: TokenOrder): Tensor {
     const shared = { inputs: tp.parts };
     if (tp.size === 1) return linears(x, [this.weight], [this.bias], [], shared)[0]!;
-    const total = tp.collect(linears(x, [this.weight], [], [], shared)[0]!, site);
+    const total = tp.collect(linears(x, [this.weight], [], [], shared)[0]!, site, order);
     return this.bias ? add(total, cast(this.bias, total.dtype)) : total;
   }
 }
@@ -185,8 +185,8 @@ export class FeedForward {
 
   /** Takes x over. */
   forward(x: Tensor, context: ForwardContext): Tensor {
-    const hidden = this.#hidden(this.#tp.spread(x, this.#site));
-    const y = this.down.collected(hidden, this.#tp, this.#site);
+    const hidden = this.#hidden(this.#tp.spread(x, this.#site, "any"));
+    const y = this.down.collected(hidden, this.#tp, this.#site, "any");
     release(hidden);
     const position = this.#tp.firstPosition(y);
     return applyDropout(y, this.#dropout, this.#site, context, { position });

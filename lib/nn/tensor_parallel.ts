@@ -17,7 +17,11 @@ import { VocabularyPart } from "./vocabulary.ts";
  */
 export type ResidualMode = "sequence" | "replicated";
 
+/** Whether layers between `spread` and `collect` look at the order of tokens. */
+export type TokenOrder = "sequence" | "any";
+
 const what = "the model does not fit the mesh";
+const rows = 0;
 const sequence = 1;
 const features = 2;
 
@@ -121,21 +125,24 @@ export class TensorParallel {
     return this.rank * x.shape.at(-1)!;
   }
 
-  /** Residual → R, for column-parallel layers. Takes x over. */
-  spread(x: Tensor, site: string): Tensor {
+  /**
+   * Residual → R, for column-parallel layers. Takes x over. In any order, [B, S/t, D] may become
+   * [t·B, S/t, D].
+   */
+  spread(x: Tensor, site: string, order: TokenOrder = "sequence"): Tensor {
     if (!this.group) return x;
     const whole = this.isSequence
-      ? gather(x, this.group, sequence, "R", `${site}.in`)
+      ? gather(x, this.group, tokenDim(x, order), "R", `${site}.in`)
       : enter(x, this.group, `${site}.in`);
     x.dispose();
     return whole;
   }
 
-  /** P, of row-parallel layers, → residual. Takes y over. */
-  collect(y: Tensor, site: string): Tensor {
+  /** P, of row-parallel layers, → residual. Takes y over, whose tokens lie as `spread` left them. */
+  collect(y: Tensor, site: string, order: TokenOrder = "sequence"): Tensor {
     if (!this.group) return y;
     const total = this.isSequence
-      ? scatterSum(y, this.group, sequence, `${site}.out`)
+      ? scatterSum(y, this.group, tokenDim(y, order), `${site}.out`)
       : sum(y, this.group, `${site}.out`);
     y.dispose();
     return total;
@@ -171,4 +178,12 @@ export class TensorParallel {
     if (!this.group || !this.isSequence) return x;
     return gather(x, this.group, sequence, "I", site);
   }
+}
+
+/**
+ * The dim along which tokens of ranks are joined: that of the sequence costs a copy of all. On a
+ * CPU one process adds over tokens in their order, and ranks with the same bits.
+ */
+function tokenDim({ device }: Tensor, order: TokenOrder): number {
+  return order === "any" && device === "cuda" ? rows : sequence;
 }
