@@ -138,7 +138,7 @@ export class TensorParallel {
     return whole;
   }
 
-  /** P, of row-parallel layers, → residual. Takes y over, whose tokens lie as `spread` left them. */
+  /** P, of row-parallel layers, → residual. Takes y over; tokens lie as `spread` left them. */
   collect(y: Tensor, site: string, order: TokenOrder = "sequence"): Tensor {
     if (!this.group) return y;
     const total = this.isSequence

@@ -41,7 +41,7 @@ import { codeOf, putFloats, putInts, result, results } from "../tensor/tensor.ts
 import type { Parameter } from "./parameter.ts";
 import type { VocabularyPart } from "./vocabulary.ts";
 
-/** What a chunk of tokens makes of logits at most; native/src/mesh/model.zig plans with the same. */
+/** Tokens and logits of a chunk at most; native/src/mesh/model.zig plans with the same. */
 const limits: Record<Device, { readonly tokens: number; readonly logits: number }> = {
   cpu: { tokens: 4096, logits: 1 << 25 },
   cuda: { tokens: 8192, logits: 1 << 28 },

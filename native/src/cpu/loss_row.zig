@@ -110,7 +110,8 @@ fn sumsOfParts(
     var total: f64 = 0;
     for (powers[0..count], 0..) |*sum, part| {
         const first = part * vocab / count;
-        const own = sumsOf(S, caps, r + first, (part + 1) * vocab / count - first, top, cap, wants_total);
+        const columns = (part + 1) * vocab / count - first;
+        const own = sumsOf(S, caps, r + first, columns, top, cap, wants_total);
         sum.* = @floatCast(own[0]);
         total += own[1];
     }

@@ -82,8 +82,10 @@ pub fn slopes(
     var call = Call.begin(context, "splitSoftmaxSlopes");
     defer call.end();
     const r = try rowsOf(&call, logits_, columns_, top_);
-    if (!r.logits.isContiguous())
-        return call.invalid("the logits are a strided view and become their gradients in place", .{});
+    if (!r.logits.isContiguous()) return call.invalid(
+        "the logits are a strided view; gradients take their place, so give them whole",
+        .{},
+    );
     const scale = try vector(&call, "scale", scale_, r.logits);
     const rest = try vector(&call, "rest", rest_, r.logits);
     const own = try vector(&call, "own", own_, r.logits);
