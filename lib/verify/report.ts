@@ -28,6 +28,18 @@ export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>, f
   return Math.sqrt(difference) / denominator;
 }
 
+/**
+ * What errors of a model's gradients are at least divided by: 1e-3 of the norm of all of them
+ * together, since some nearly cancel.
+ */
+export function errorFloor(gradients: ReadonlyMap<string, ArrayLike<number>>): number {
+  let squares = 0;
+  for (const values of gradients.values()) {
+    for (let i = 0; i < values.length; i++) squares += values[i]! ** 2;
+  }
+  return 1e-3 * Math.sqrt(squares);
+}
+
 /** Collects the rows of a case. */
 export class Comparison {
   readonly rows: Row[] = [];
@@ -38,24 +50,18 @@ export class Comparison {
     this.rows.push({ tensor, error: relativeError(values, want), bar });
   }
 
-  /**
-   * Gradients of a whole model: the denominator is at least 1e-3 of the norm of all gradients
-   * together, since some of them nearly cancel.
-   */
+  /** Gradients of a whole model; `bars`: of all, or of each. */
   addGradients(
     prefix: string,
     got: ReadonlyMap<string, Tensor>,
     want: ReadonlyMap<string, ArrayLike<number>>,
-    bar: number,
+    bars: number | ReadonlyMap<string, number>,
   ): void {
-    let squares = 0;
-    for (const values of want.values()) {
-      for (let i = 0; i < values.length; i++) squares += values[i]! ** 2;
-    }
-    const floor = 1e-3 * Math.sqrt(squares);
+    const floor = errorFloor(want);
     for (const [name, reference] of want) {
       const tensor = got.get(name);
       const error = tensor ? relativeError(tensor.dataSync(), reference, floor) : Infinity;
+      const bar = typeof bars === "number" ? bars : bars.get(name)!;
       this.rows.push({ tensor: prefix + name, error, bar });
     }
   }
