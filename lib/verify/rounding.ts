@@ -1,7 +1,7 @@
 // How well the gradients of a model can be known in bf16. kernels.md §13.2 judges cells by f64 on
 // inputs that are rounded first, since rounding alone moves some gradients by more than a kernel
-// may be off. A model has no such inputs: its weights are rounded, and then activations all the way.
-// So the judge measures how far the exact gradient moves when the weights are rounded to bf16 and
+// may be off. A model has no such inputs: its weights are rounded, and activations all the way. So
+// the judge measures how far the exact gradient moves when the weights are rounded to bf16 and
 // nothing else is, and grants a pass, which rounds more, a multiple of it.
 
 import { cast, type Tensor, tensor, uniform } from "../tensor/index.ts";
