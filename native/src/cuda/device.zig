@@ -27,6 +27,9 @@ pub const Facts = struct {
     }
 };
 
+/// Graphs of CUDA 12.3 and later hold kernels that follow others.
+const first_to_follow = 12030;
+
 /// Grid and block of a launch, and the dynamic shared memory of a block.
 pub const Shape = struct {
     x: u64,
@@ -37,6 +40,8 @@ pub const Shape = struct {
     cluster: u32 = 1,
     /// On the second stream: between `fork` and `join`.
     beside: bool = false,
+    /// Begins while the kernel before it ends, which calls `lead`; calls `follow` (common.cuh).
+    follows: bool = false,
 };
 
 /// What kernels report besides their results, read wherever the host waits anyway: an index that
@@ -193,14 +198,23 @@ pub const Device = struct {
             .{shape.x},
         );
         const stream = if (shape.beside) device.side else device.stream;
-        const attributes = [_]driver.LaunchAttribute{.cluster(shape.cluster)};
+        var attributes: [2]driver.LaunchAttribute = undefined;
+        var count: u32 = 0;
+        if (shape.cluster > 1) {
+            attributes[count] = .cluster(shape.cluster);
+            count += 1;
+        }
+        if (shape.follows and device.facts.driver_version >= first_to_follow) {
+            attributes[count] = .following();
+            count += 1;
+        }
         const config: driver.LaunchConfig = .{
             .grid = .{ @intCast(shape.x), shape.y, shape.z },
             .block = .{ shape.threads, 1, 1 },
             .shared_bytes = shape.shared,
             .stream = stream,
             .attributes = &attributes,
-            .attribute_count = if (shape.cluster > 1) 1 else 0,
+            .attribute_count = count,
         };
         const parameters = [_]?*const anyopaque{@ptrCast(&arguments)};
         const found = try device.kernel(name);

@@ -47,6 +47,13 @@ pub const LaunchAttribute = extern struct {
         made.value[2] = 1;
         return made;
     }
+
+    /// The kernel may begin while the one before it ends.
+    pub fn following() LaunchAttribute {
+        var made: LaunchAttribute = .{ .id = 6 };
+        made.value[0] = 1;
+        return made;
+    }
 };
 
 pub const LaunchConfig = extern struct {

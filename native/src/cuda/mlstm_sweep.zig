@@ -82,7 +82,7 @@ pub fn forward(device: *Device, a: *const args.MlstmForward) Error!void {
     if (!norm) try clearNormaliser(device, a.n_last, r.units * a.width_qk);
 }
 
-/// dV comes last: dc0 may be dc_last, which dK reads. The gates' gradients run beside it.
+/// dV comes last: dc0 may be dc_last, which dK reads. The gates' gradients may run beside it.
 pub fn backward(device: *Device, a: *const args.MlstmBackward) Error!void {
     const r: Run(args.MlstmBackward) = try .start(device, a, launches.record_floats);
     var gates = try r.gates();
@@ -92,7 +92,8 @@ pub fn backward(device: *Device, a: *const args.MlstmBackward) Error!void {
     const dh = r.contiguous(a.dh, a.width_v);
     try gradientOfQueries(&r, dh, scratch);
     try gradientOfKeys(&r, dh, scratch);
-    const beside = scratch.state == null; // its share reads dc_last too
+    // Their share of the last state reads dc_last, too; and clusters of dV wait for their blocks.
+    const beside = scratch.state == null and a.width_v != 512;
     if (beside) try device.fork();
     errdefer if (beside) device.join() catch {};
     try gateGradients(&r, gates, scratch, beside);
@@ -207,6 +208,15 @@ fn gateGradients(
         .row_parts = parts,
         .column_parts = parts,
     };
+    if (r.hasPlainGates()) {
+        var plain = r.plainShape();
+        plain.beside = beside;
+        try device.launch("mlstm_gate_sums_plain", plain, g);
+        plain.follows = true;
+        if (a.input_gate == args.input_gate.exp)
+            return device.launch("mlstm_gate_gradients_plain_exp", plain, g);
+        return device.launch("mlstm_gate_gradients_plain_sig", plain, g);
+    }
     const shape: Shape = .{ .x = r.gateBlocks(), .beside = beside };
     try device.launch("mlstm_gate_sums", shape, g);
     try device.launch("mlstm_gate_gradients", shape, g);

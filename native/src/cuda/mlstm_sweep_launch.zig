@@ -221,9 +221,27 @@ pub fn Run(comptime A: type) type {
             return r.a.batch * r.chunks * blocksOf(r.a.heads, gate_heads);
         }
 
+        /// Whole chunks without borders: kernels/mlstm_gates_plain.cuh.
+        pub fn hasPlainGates(r: *const Self) bool {
+            return r.borders() == null and r.a.lengths == null and r.a.length % chunk == 0;
+        }
+
+        /// A warp for a chunk of eight heads.
+        pub fn plainShape(r: *const Self) Shape {
+            return .{ .x = blocksOf(r.gateBlocks(), 4), .threads = 128 };
+        }
+
         pub fn launchGates(r: *const Self, g: MlstmGates) Error!void {
+            const is_exp = r.a.input_gate == args.input_gate.exp;
+            if (r.hasPlainGates()) {
+                var shape = r.plainShape();
+                if (!is_exp) return r.device.launch("mlstm_gates_records_plain_sig", shape, g);
+                try r.device.launch("mlstm_gates_summaries_plain", shape, g);
+                shape.follows = true;
+                return r.device.launch("mlstm_gates_records_plain_exp", shape, g);
+            }
             const blocks = r.gateBlocks();
-            if (r.a.input_gate == args.input_gate.exp)
+            if (is_exp)
                 try r.device.launch("mlstm_gates_summaries", .{ .x = blocks }, g);
             try r.device.launch("mlstm_gates_records", .{ .x = blocks }, g);
         }

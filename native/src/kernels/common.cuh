@@ -112,5 +112,18 @@ DEVICE float sigmoid(float x) {
   return (x >= 0 ? 1.f : e) / (1.f + e);
 }
 
+/// A kernel that is launched to follow the one before it (cuda/device.zig) may begin while that ends:
+/// nothing of it is read, and nothing written, before `follow`. `lead` lets the next one begin.
+DEVICE void follow() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+DEVICE void lead() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 DEVICE float softplus(float x) { return fmaxf(x, 0.f) + log1pf(expf(-fabsf(x))); }
 DEVICE float log_sigmoid(float x) { return -softplus(-x); }

@@ -11,6 +11,7 @@
 // Floor: 8 bytes (backward 12) read and 1.0 to 1.8 KB/64 written per token and head.
 // Equals: cpu/mlstm_gates.zig, cpu/mlstm_gate_gradient.zig (frozen denominator).
 #include "mlstm_gates.cuh"
+#include "mlstm_gates_plain.cuh"
 
 KERNEL(256, mlstm_gates_summaries, MlstmGates) {
   __shared__ HeadTile f, i;
@@ -27,16 +28,6 @@ KERNEL(256, mlstm_gates_summaries, MlstmGates) {
   to[0] = g.decay();
   to[1] = floor;
 }
-
-// x as a float and the bf16 bits of what it lost.
-struct Split {
-  float high;
-  uint32_t low;
-  DEVICE explicit Split(double x) {
-    high = x < -1e30 ? -1e30f : (float)x;
-    low = x < -1e30 ? 0 : from_float<bf16>((float)(x - high)).bits;
-  }
-};
 
 struct Vectors {
   const MlstmGates& a;

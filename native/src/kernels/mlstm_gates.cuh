@@ -14,6 +14,16 @@ constexpr int block_heads = 8;  // a warp each
 
 DEVICE float exp2_of(double x) { return exp2f((float)x); }
 
+// x as a float and the bf16 bits of what it lost.
+struct Split {
+  float high;
+  uint32_t low;
+  DEVICE explicit Split(double x) {
+    high = x < -1e30 ? -1e30f : (float)x;
+    low = x < -1e30 ? 0 : from_float<bf16>((float)(x - high)).bits;
+  }
+};
+
 // By head and token; the pitch keeps the four tokens that a warp copies apart in the banks.
 typedef float HeadTile[block_heads][CHUNK + 4];
 

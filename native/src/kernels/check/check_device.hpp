@@ -106,20 +106,23 @@ inline void finish(const char* what) {
 }
 
 inline cudaStream_t launch_stream = nullptr;  // what launches go to
+inline int following = 0;  // launches may begin while the one before them ends
 template <typename Args>
 void launch(void (*kernel)(const Args), uint64_t x, uint32_t y, int threads, int shared,
             const Args& a, int cluster = 1) {
   CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  cudaLaunchAttribute attribute[1];
-  attribute[0].id = cudaLaunchAttributeClusterDimension;
-  attribute[0].val.clusterDim = {(unsigned)cluster, 1, 1};
+  cudaLaunchAttribute attribute[2];
+  attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute[0].val.programmaticStreamSerializationAllowed = following;
+  attribute[1].id = cudaLaunchAttributeClusterDimension;
+  attribute[1].val.clusterDim = {(unsigned)cluster, 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(x, y);
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared;
   config.stream = launch_stream;
   config.attrs = attribute;
-  config.numAttrs = cluster > 1;
+  config.numAttrs = cluster > 1 ? 2 : 1;
   CHECK(cudaLaunchKernelEx(&config, kernel, a));
 }
 inline TensorMap encode(const void* base, const MapLayout& l) {

@@ -25,6 +25,11 @@ static const Shape small_cases[] = {
     {"e 64/512 exp", 1, 130, 1, 64, 512, false, true, true, false, 1, false},
     {"e 256/128 sig", 1, 130, 1, 256, 128, true, false, true, false, 1, false},
     {"b 128/256 tail 1", 1, 1, 1, 128, 256, true, false, true, false, 0, false},
+    {"g 64/128 whole exp", 2, 320, 11, 64, 128, false, true, true, false, 0, false},
+    {"g 64/128 whole sig", 2, 320, 11, 64, 128, true, true, true, false, 0, false},
+    {"g 64/128 whole plain", 3, 640, 4, 64, 128, true, false, true, false, 0, false},
+    {"g 64/128 whole steep", 1, 320, 3, 64, 128, false, true, false, false, 0, false, true},
+    {"g 64/128 steep sig", 1, 320, 3, 64, 128, true, false, false, false, 0, false, true},
     {"f 64/128 steep", 1, 330, 3, 64, 128, false, true, false, false, 0, false, true},
     {"f 128/256 steep sig", 1, 200, 9, 128, 256, true, false, false, false, 0, false, true},
 };

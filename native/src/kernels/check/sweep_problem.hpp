@@ -13,6 +13,16 @@ struct Shape {
 
 enum Pass { forward_pass, dv_pass, dq_pass, dk_pass };
 
+// Launches of its scope may begin while the one before them ends.
+struct Following {
+#ifdef XL_HOPPER_HOST
+  explicit Following(bool) {}
+#else
+  explicit Following(bool may) { following = may; }
+  ~Following() { following = 0; }
+#endif
+};
+
 struct Problem {
   Shape s;
   int units, chunks, padded;
@@ -85,6 +95,9 @@ struct Problem {
     return {(uint64_t)s.batch, (uint64_t)s.length, (uint64_t)s.heads, (uint32_t)chunks,
             (uint32_t)s.sigmoid, (uint32_t)s.normalize, (uint32_t)s.reset};
   }
+  // As cuda/mlstm_sweep_launch.zig chooses.
+  bool plain_gates() const { return !borders && !lengths && s.length % 64 == 0; }
+  uint64_t plain_blocks() const { return (gate_blocks() + 3) / 4; }
   uint64_t gate_blocks() const { return (uint64_t)s.batch * chunks * ((s.heads + 7) / 8); }
   void gates(bool backward) const {
     MlstmGates a = {};
@@ -96,6 +109,13 @@ struct Problem {
       a.sigma = s.normalize ? sigma : nullptr;
     } else {
       a.m = m, a.m_last = m_last, a.sigma_out = sigma;
+    }
+    if (plain_gates()) {
+      if (!s.sigmoid) LAUNCH(mlstm_gates_summaries_plain, plain_blocks(), 1, 128, 0, a);
+      Following second(!s.sigmoid);
+      if (s.sigmoid) LAUNCH(mlstm_gates_records_plain_sig, plain_blocks(), 1, 128, 0, a);
+      else LAUNCH(mlstm_gates_records_plain_exp, plain_blocks(), 1, 128, 0, a);
+      return;
     }
     if (!s.sigmoid) LAUNCH(mlstm_gates_summaries, gate_blocks(), 1, 256, 0, a);
     LAUNCH(mlstm_gates_records, gate_blocks(), 1, 256, 0, a);
@@ -211,6 +231,13 @@ struct Problem {
     a.rows = rows, a.columns = columns, a.tiles = tiles, a.tails = dc ? tails : nullptr;
     a.di = di, a.df = df, a.sizes = gate_sizes();
     a.row_parts = a.column_parts = (s.qk + 63) / 64;
+    if (plain_gates()) {
+      LAUNCH(mlstm_gate_sums_plain, plain_blocks(), 1, 128, 0, a);
+      Following second(true);
+      if (s.sigmoid) LAUNCH(mlstm_gate_gradients_plain_sig, plain_blocks(), 1, 128, 0, a);
+      else LAUNCH(mlstm_gate_gradients_plain_exp, plain_blocks(), 1, 128, 0, a);
+      return;
+    }
     LAUNCH(mlstm_gate_sums, gate_blocks(), 1, 256, 0, a);
     LAUNCH(mlstm_gate_gradients, gate_blocks(), 1, 256, 0, a);
   }

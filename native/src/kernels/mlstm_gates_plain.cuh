@@ -1,0 +1,417 @@
+// The gates of whole chunks without borders and lengths, as training has them; mlstm_gates.cu does
+// all others. A warp has one chunk of eight heads and a lane 16 tokens of a head, so that sums and
+// maxima along the chunk are steps of a lane, and of four lanes at the end.
+//
+// Sums in f64, of natural logarithms. Where f32 holds the powers of u and w, which is where gates
+// are not extreme, alpha and beta are these powers moved by a factor of the chunk: with
+// u = b - m + log s - b_L/2 - log(N + eps) and w = li - b + b_L/2
+//
+//   alpha = e^(u + b_L/2 + m_before)    beta = e^(w + b_L/2 - m_after)
+//
+// Otherwise the chunk is made again, from memory, token by token. Instructions bound these kernels
+// at two tokens a lane (700 a warp and head); here a warp has 1,500 for eight heads.
+#pragma once
+#include "mlstm_gates.cuh"
+
+// The processor's own functions, to 2 units in the last place and without branches, so that tokens
+// overlap; what is too small for a float is 0.
+#ifdef XL_EMULATED
+DEVICE float quick_inverse(float x) { return 1 / x; }
+DEVICE float quick_power(float x) { return exp2f(x); }
+DEVICE float quick_logarithm(float x) { return log2f(x); }
+#else
+DEVICE float quick_inverse(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+DEVICE float quick_power(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+DEVICE float quick_logarithm(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+#endif
+DEVICE float quick_sigmoid(float x) { return quick_inverse(1 + quick_power(-x * (float)log2_e)); }
+
+// Of e = e^-|x|, log(1 + e) = 2 artanh(e/(2 + e)), whose argument is 1/3 at most.
+DEVICE float plain_log_sigmoid(float x) {
+  const float e = quick_power(-fabsf(x) * (float)log2_e), s = e * quick_inverse(2 + e), y = s * s;
+  float sum = 1 / 13.f;
+  sum = fmaf(sum, y, 1 / 11.f);
+  sum = fmaf(sum, y, 1 / 9.f);
+  sum = fmaf(sum, y, 1 / 7.f);
+  sum = fmaf(sum, y, 1 / 5.f);
+  sum = fmaf(sum, y, 1 / 3.f);
+  sum = fmaf(sum, y, 1.f);
+  return fmaf(-2 * s, sum, fminf(x, 0.f));
+}
+
+struct PlainPlace {
+  static constexpr int parts = warp_size / block_heads, count = CHUNK / parts;
+  const MlstmGateSizes& sizes;
+  uint32_t row, chunk, head;
+  bool exists;
+
+  DEVICE explicit PlainPlace(const MlstmGateSizes& z) : sizes(z) {
+    const uint32_t groups = ((uint32_t)z.heads + block_heads - 1) / block_heads;
+    const uint32_t warp = (blockIdx.x * blockDim.x + threadIdx.x) / warp_size;
+    const uint32_t index = warp / groups;
+    row = index / z.chunks;
+    chunk = index - row * z.chunks;
+    head = (warp - index * groups) * block_heads + lane() % block_heads;
+    exists = row < z.batch && head < z.heads;
+  }
+  DEVICE static int lane() { return threadIdx.x % warp_size; }
+  DEVICE static int part() { return lane() / block_heads; }
+  DEVICE uint64_t unit() const { return row * sizes.heads + head; }
+  // In [batch][length][heads], of the lane's first token.
+  DEVICE uint64_t from() const {
+    return (row * sizes.length + (chunk * CHUNK + part() * count)) * sizes.heads + head;
+  }
+  DEVICE void load(float (&to)[count], const float* x) const {
+    const float* at = x + from();
+#pragma unroll
+    for (int t = 0; t < count; t++) to[t] = exists ? at[t * sizes.heads] : 0.f;
+  }
+  DEVICE void store(float* x, const float (&from_)[count]) const {
+    float* at = x + from();
+#pragma unroll
+    for (int t = 0; t < count; t++)
+      if (exists) at[t * sizes.heads] = from_[t];
+  }
+
+  // Of the lanes before, or behind, that have the same head.
+  DEVICE static double sum_before(double x, double* all) {
+    double sum = x;
+#pragma unroll
+    for (int step = 1; step < parts; step *= 2) {
+      const double other = __shfl_up_sync(full_mask, sum, step * block_heads);
+      if (part() >= step) sum += other;
+    }
+    *all = __shfl_sync(full_mask, sum, (parts - 1) * block_heads + lane() % block_heads);
+    const double before = __shfl_up_sync(full_mask, sum, block_heads);
+    return part() > 0 ? before : 0;
+  }
+  DEVICE static double sum_behind(double x) {
+    double sum = x;
+#pragma unroll
+    for (int step = 1; step < parts; step *= 2) {
+      const double other = __shfl_down_sync(full_mask, sum, step * block_heads);
+      if (part() + step < parts) sum += other;
+    }
+    const double behind = __shfl_down_sync(full_mask, sum, block_heads);
+    return part() < parts - 1 ? behind : 0;
+  }
+  DEVICE static double maximum_before(double x, double* all) {
+    double most = x;
+#pragma unroll
+    for (int step = 1; step < parts; step *= 2) {
+      const double other = __shfl_up_sync(full_mask, most, step * block_heads);
+      if (part() >= step) most = greater(other, most);
+    }
+    *all = __shfl_sync(full_mask, most, (parts - 1) * block_heads + lane() % block_heads);
+    const double before = __shfl_up_sync(full_mask, most, block_heads);
+    return part() > 0 ? before : -INFINITY;
+  }
+};
+
+// Of a lane's tokens, in natural logarithms.
+template <bool sigmoid> struct PlainGates {
+  static constexpr int count = PlainPlace::count;
+  float f[count], i[count];  // log forget gate, log input gate
+  double before, total;      // b before the lane's first token, and of the chunk
+  double highest, most;      // exp gate: max of li - b before it, and of the chunk
+
+  DEVICE PlainGates(const MlstmGates& a, const PlainPlace& p) {
+    p.load(f, a.f);
+    p.load(i, a.i);
+    double sum = 0;
+#pragma unroll
+    for (int t = 0; t < count; t++) {
+      f[t] = plain_log_sigmoid(f[t]);
+      if (sigmoid) i[t] = plain_log_sigmoid(i[t]);
+      sum += f[t];
+    }
+    before = PlainPlace::sum_before(sum, &total);
+    highest = most = -INFINITY;
+    if (sigmoid) return;
+    double b = before, own = -INFINITY;
+#pragma unroll
+    for (int t = 0; t < count; t++) {
+      b += f[t];
+      own = greater(own, i[t] - b);
+    }
+    highest = PlainPlace::maximum_before(own, &most);
+  }
+};
+
+KERNEL(128, mlstm_gates_summaries_plain, MlstmGates) {
+  lead();
+  const PlainPlace place(a.sizes);
+  const PlainGates<false> g(a, place);
+  if (!place.exists || place.part() != 0) return;
+  double* to = a.summaries + (place.unit() * a.sizes.chunks + place.chunk) * 2;
+  to[0] = g.total * log2_e;
+  to[1] = (g.total + g.most) * log2_e;
+}
+
+// `m_before` by the four lanes of a head.
+DEVICE double plain_m_before(const MlstmGates& a, const PlainPlace& p) {
+  const double* summaries = a.summaries + p.unit() * a.sizes.chunks * 2;
+  const uint32_t share = (p.chunk + PlainPlace::parts - 1) / PlainPlace::parts;
+  const uint32_t first = p.part() * share;
+  const uint32_t end = first + share < p.chunk ? first + share : p.chunk;
+  double decay = 0, floor = -INFINITY;
+#pragma unroll 4
+  for (uint32_t c = first; c < end; c++) {
+    const double of_chunk = p.exists ? summaries[2 * c] : 0;
+    const double least = p.exists ? summaries[2 * c + 1] : 0;
+    floor = greater(floor + of_chunk, least);
+    decay += of_chunk;
+  }
+#pragma unroll
+  for (int step = 1; step < PlainPlace::parts; step *= 2) {
+    const double earlier_decay = __shfl_up_sync(full_mask, decay, step * block_heads);
+    const double earlier_floor = __shfl_up_sync(full_mask, floor, step * block_heads);
+    if (p.part() >= step) {
+      floor = greater(earlier_floor + decay, floor);
+      decay += earlier_decay;
+    }
+  }
+  const int last = (PlainPlace::parts - 1) * block_heads + p.lane() % block_heads;
+  const double initial = a.m0 && p.exists ? a.m0[p.unit()] * log2_e : 0;
+  decay = __shfl_sync(full_mask, decay, last);
+  floor = __shfl_sync(full_mask, floor, last);
+  return greater(decay + initial, floor);
+}
+
+// What a record is for: the forward pass, with or without a normaliser, or the backward pass of one.
+enum class PlainUse { plain, norm, divided };
+
+template <bool sigmoid, PlainUse use> struct PlainVectors {
+  static constexpr int count = PlainPlace::count;
+  const MlstmGates& a;
+  const PlainPlace& place;
+  double before, after, middle;  // m of the state, and b_L/2, as exponents of 2
+  float* record;
+
+  DEVICE PlainVectors(const MlstmGates& args, const PlainPlace& p, const PlainGates<sigmoid>& g)
+      : a(args), place(p) {
+    const bool last = p.chunk == a.sizes.chunks - 1;
+    if (!sigmoid) follow();  // the summaries
+    before = sigmoid ? 0 : plain_m_before(a, p);
+    after = sigmoid ? 0 : greater(g.total * log2_e + before, (g.total + g.most) * log2_e);
+    middle = g.total * (log2_e / 2);
+    const float m_last = (float)(after * ln_2);
+    // C and n of the last state match the m that its tensor can hold.
+    if (last) after = sigmoid ? 0 : m_last * log2_e;
+    if (last && a.m_last && p.exists && p.part() == 0) a.m_last[p.unit()] = m_last;
+    const int size = use == PlainUse::norm ? Record::size_norm : Record::size;
+    record = a.records + (p.unit() * a.sizes.chunks + p.chunk) * size;
+  }
+
+  // Four tokens of a lane lie side by side as they come, or `turned`.
+  DEVICE void straight(int at, const float (&x)[count]) const {
+#pragma unroll
+    for (int q = 0; q < count; q += 4) {
+      const float four[4] = {x[q], x[q + 1], x[q + 2], x[q + 3]};
+      if (place.exists) store_pack(record + at + place.part() * count + q, four);
+    }
+  }
+  DEVICE void turned(int at, const float (&x)[count]) const {
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+      const float four[4] = {x[2 * q], x[2 * q + 1], x[2 * q + 8], x[2 * q + 9]};
+      if (place.exists) store_pack(record + at + Record::turned(place.part() * count + 2 * q), four);
+    }
+  }
+
+  DEVICE void make(const PlainGates<sigmoid>& g) const {
+    const float scale = (float)a.scale, log_scale = log2f(scale);
+    float u[count], w[count], floor[count], sigma[count], own_m[count];
+    if (use == PlainUse::divided) place.load(sigma, a.sigma);
+    double b = g.before, highest = greater(g.highest, before * ln_2);
+    bool small = true;
+#pragma unroll
+    for (int t = 0; t < count; t++) {
+      b += g.f[t];
+      const double li = g.i[t] - b;
+      if (!sigmoid) highest = greater(highest, li);
+      const double m = sigmoid ? 0 : b + highest;
+      own_m[t] = (float)m;
+      u[t] = (float)((b - m) * log2_e - middle) + log_scale;
+      w[t] = (float)(li * log2_e + middle);
+      floor[t] = sigmoid ? 1.f : quick_power(fminf(-own_m[t], 80.f) * (float)log2_e);
+      if (use == PlainUse::divided)
+        u[t] -= quick_logarithm(fmaxf(fabsf(sigma[t]), floor[t]) + (float)a.eps);
+      small = small && fabsf(u[t]) <= 120 && fabsf(w[t]) <= 120;
+    }
+    if (a.m) place.store(a.m, own_m);
+    if (use == PlainUse::norm) straight(Record::floor, floor);
+    const uint32_t heads = __ballot_sync(full_mask, small) >> place.lane() % block_heads;
+    constexpr uint32_t lanes_of_head = 0x01010101;
+    const bool plain = (heads & lanes_of_head) == lanes_of_head;
+    const float gamma = exp2_of(2 * middle + before - after);
+    const float rest[4] = {gamma, __int_as_float(plain), 0, 0};
+    if (place.exists && place.part() == 0) store_pack(record + Record::gamma, rest);
+    if (!plain) return exponents(g);
+    const float moved_u = (float)(middle + before), moved_w = (float)(middle - after);
+    float alpha[count], beta[count];
+#pragma unroll
+    for (int t = 0; t < count; t++) {
+      alpha[t] = quick_power(u[t] + moved_u);
+      beta[t] = quick_power(w[t] + moved_w);
+      u[t] = quick_power(u[t]);
+      w[t] = quick_power(w[t]);
+    }
+    straight(Record::alpha, alpha);
+    straight(Record::beta, beta);
+    turned(Record::u, u);
+    turned(Record::w, w);
+  }
+
+  // Of a head whose exponents f32 does not hold.
+  DEVICE void exponents(const PlainGates<sigmoid>& g) const {
+    if (!place.exists) return;
+    const float scale = (float)a.scale, log_scale = log2f(scale);
+    double b = g.before, highest = greater(g.highest, before * ln_2);
+#pragma unroll 1
+    for (int t = 0; t < count; t++) {
+      const uint64_t at = place.from() + t * a.sizes.heads;
+      const int token = place.part() * count + t, to = Record::turned(token);
+      b += plain_log_sigmoid(a.f[at]);
+      const double li = (sigmoid ? plain_log_sigmoid(a.i[at]) : a.i[at]) - b;
+      if (!sigmoid) highest = greater(highest, li);
+      const double m = sigmoid ? 0 : b + highest, left = (b - m) * log2_e;
+      double us = left + log_scale;
+      float alpha = scale * exp2_of(left + before);
+      if (use == PlainUse::divided) {
+        const float floor = sigmoid ? 1.f : expf(fminf(-(float)m, 80.f));
+        const float denominator = fmaxf(fabsf(a.sigma[at]), floor) + (float)a.eps;
+        us -= log2f(denominator);
+        alpha /= denominator;
+      }
+      const Split u(us), w(li * log2_e);
+      record[Record::u + to] = u.high;
+      record[Record::w + to] = w.high;
+      record[Record::low + to] = __uint_as_float(u.low << 16 | w.low);
+      record[Record::alpha + token] = alpha;
+      record[Record::beta + token] = exp2_of(2 * middle + li * log2_e - after);
+      record[Record::edge + token] = __int_as_float(CHUNK * (CHUNK - 1));
+    }
+  }
+};
+
+template <bool sigmoid, PlainUse use>
+DEVICE void plain_records(const MlstmGates& a, const PlainPlace& place) {
+  const PlainGates<sigmoid> g(a, place);
+  PlainVectors<sigmoid, use>(a, place, g).make(g);
+}
+
+template <bool sigmoid> DEVICE void plain_records(const MlstmGates& a, const PlainPlace& place) {
+  if (a.sigma) return plain_records<sigmoid, PlainUse::divided>(a, place);
+  if (a.sizes.normalize) return plain_records<sigmoid, PlainUse::norm>(a, place);
+  plain_records<sigmoid, PlainUse::plain>(a, place);
+  const float none[PlainPlace::count] = {};
+  if (a.sigma_out) place.store(a.sigma_out, none);
+}
+
+KERNEL(128, mlstm_gates_records_plain_exp, MlstmGates) {
+  plain_records<false>(a, PlainPlace(a.sizes));
+}
+KERNEL(128, mlstm_gates_records_plain_sig, MlstmGates) {
+  plain_records<true>(a, PlainPlace(a.sizes));
+}
+
+// ---- Gradients.
+
+struct PlainTerms {
+  static constexpr int count = PlainPlace::count;
+  double left[count];  // r - c
+  float column[count];
+
+  DEVICE PlainTerms(const MlstmGateGradient& a, const PlainPlace& p) {
+    const MlstmGateSizes& z = a.sizes;
+    const uint64_t padded = (uint64_t)z.chunks * CHUNK, size = z.batch * z.heads * padded;
+    const uint64_t at = p.unit() * padded + p.chunk * CHUNK + p.part() * count;
+    double columns[count] = {};
+#pragma unroll
+    for (int t = 0; t < count; t++) left[t] = 0;
+    if (!p.exists) return;
+    for (uint32_t part = 0; part < a.row_parts; part++) add(left, a.rows + at + part * size);
+    for (uint32_t part = 0; part < a.column_parts; part++)
+      add(columns, a.columns + at + part * size);
+#pragma unroll
+    for (int t = 0; t < count; t++) {
+      column[t] = (float)columns[t];
+      left[t] -= columns[t];
+    }
+  }
+  DEVICE static void add(double (&sum)[count], const float* x) {
+#pragma unroll
+    for (int t = 0; t < count; t += 4) {
+      float four[4];
+      load_pack(x + t, four);
+#pragma unroll
+      for (int e = 0; e < 4; e++) sum[t + e] += four[e];
+    }
+  }
+  DEVICE double sum() const {
+    double all = 0;
+#pragma unroll
+    for (int t = 0; t < count; t++) all += left[t];
+    return all;
+  }
+};
+
+KERNEL(128, mlstm_gate_sums_plain, MlstmGateGradient) {
+  lead();
+  const PlainPlace place(a.sizes);
+  double all;
+  PlainPlace::sum_before(PlainTerms(a, place).sum(), &all);
+  if (!place.exists || place.part() != 0) return;
+  double* to = a.tiles + 2 * (place.unit() * a.sizes.chunks + place.chunk);
+  to[0] = all;
+  to[1] = 0;
+}
+
+// What the chunks behind a chunk add, by the four lanes of a head.
+DEVICE double plain_later_chunks(const MlstmGateGradient& a, const PlainPlace& p) {
+  const double* tiles = a.tiles + 2 * (p.unit() * a.sizes.chunks + p.chunk + 1);
+  const uint32_t left = a.sizes.chunks - p.chunk - 1;
+  const uint32_t share = (left + PlainPlace::parts - 1) / PlainPlace::parts;
+  const uint32_t first = p.part() * share;
+  const uint32_t end = first + share < left ? first + share : left;
+  double sum = 0, all;
+#pragma unroll 4
+  for (uint32_t c = first; c < end; c++) sum += p.exists ? tiles[2 * c] : 0;
+  PlainPlace::sum_before(sum, &all);
+  return all + (a.tails && p.exists ? a.tails[p.unit()] : 0);
+}
+
+template <bool sigmoid> DEVICE void plain_gradients(const MlstmGateGradient& a) {
+  constexpr int count = PlainPlace::count;
+  const PlainPlace place(a.sizes);
+  float f[count], i[count];
+  place.load(f, a.f);
+  if (sigmoid) place.load(i, a.i);
+  const PlainTerms x(a, place);
+  follow();  // the sums of chunks
+  double tail = PlainPlace::sum_behind(x.sum()) + plain_later_chunks(a, place);
+#pragma unroll
+  for (int t = count - 1; t >= 0; t--) {
+    tail += x.left[t];
+    i[t] = sigmoid ? x.column[t] * quick_sigmoid(-i[t]) : x.column[t];
+    f[t] = (float)tail * quick_sigmoid(-f[t]);
+  }
+  place.store(a.di, i);
+  place.store(a.df, f);
+}
+
+KERNEL(128, mlstm_gate_gradients_plain_exp, MlstmGateGradient) { plain_gradients<false>(a); }
+KERNEL(128, mlstm_gate_gradients_plain_sig, MlstmGateGradient) { plain_gradients<true>(a); }
