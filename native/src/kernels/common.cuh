@@ -112,8 +112,8 @@ DEVICE float sigmoid(float x) {
   return (x >= 0 ? 1.f : e) / (1.f + e);
 }
 
-/// A kernel that is launched to follow the one before it (cuda/device.zig) may begin while that ends:
-/// nothing of it is read, and nothing written, before `follow`. `lead` lets the next one begin.
+/// A kernel that is launched to follow the one before it (cuda/device.zig) may begin while that
+/// ends, and reads nothing of it before `follow`. `lead` lets the next one begin.
 DEVICE void follow() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

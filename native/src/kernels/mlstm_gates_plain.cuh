@@ -8,8 +8,12 @@
 //
 //   alpha = e^(u + b_L/2 + m_before)    beta = e^(w + b_L/2 - m_after)
 //
-// Otherwise the chunk is made again, from memory, token by token. Instructions bound these kernels
-// at two tokens a lane (700 a warp and head); here a warp has 1,500 for eight heads.
+// Otherwise the chunk is made again, from memory, token by token.
+//
+// Floor as in mlstm_gates.cu: 0.011 ms for records of a million tokens and heads, of which a launch
+// is 0.004. Measured, H100, 65,536 tokens of 16 heads: forward 0.021 ms sig, 0.031 exp (two tokens a
+// lane: 0.022, 0.038), backward 0.018, 0.030 (0.020, 0.041), gradients 0.025 (0.037). With the
+// library's log1p and exp, which branch, tokens of a lane do not overlap: 0.024, 0.038.
 #pragma once
 #include "mlstm_gates.cuh"
 
@@ -190,7 +194,7 @@ DEVICE double plain_m_before(const MlstmGates& a, const PlainPlace& p) {
   return greater(decay + initial, floor);
 }
 
-// What a record is for: the forward pass, with or without a normaliser, or the backward pass of one.
+// What a record is for: a forward pass, without or with a normaliser, or the backward pass of one.
 enum class PlainUse { plain, norm, divided };
 
 template <bool sigmoid, PlainUse use> struct PlainVectors {
@@ -227,7 +231,8 @@ template <bool sigmoid, PlainUse use> struct PlainVectors {
 #pragma unroll
     for (int q = 0; q < 4; q++) {
       const float four[4] = {x[2 * q], x[2 * q + 1], x[2 * q + 8], x[2 * q + 9]};
-      if (place.exists) store_pack(record + at + Record::turned(place.part() * count + 2 * q), four);
+      const int to = at + Record::turned(place.part() * count + 2 * q);
+      if (place.exists) store_pack(record + to, four);
     }
   }
 
