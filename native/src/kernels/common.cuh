@@ -13,6 +13,7 @@
 #endif
 
 #define DEVICE __device__ __forceinline__
+#include "quick.cuh"
 
 constexpr int warp_size = 32;
 constexpr unsigned full_mask = 0xffffffffu;

@@ -43,16 +43,7 @@ template <typename S> struct Power {
 template <> struct Power<bf16> {
   float offset;
   DEVICE explicit Power(float shift) : offset(-shift * log2_e) {}
-  DEVICE float of(float z) const {
-    const float x = fmaf(z, log2_e, offset);
-#ifdef XL_EMULATED
-    return exp2f(x);
-#else
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
-  }
+  DEVICE float of(float z) const { return quick_power(fmaf(z, log2_e, offset)); }
 };
 
 /// Σ e^(z − top) over the z seen so far.

@@ -10,36 +10,13 @@
 //
 // Otherwise the chunk is made again, from memory, token by token.
 //
-// Floor as in mlstm_gates.cu: 0.011 ms for records of a million tokens and heads, of which a launch
-// is 0.004. Measured, H100, 65,536 tokens of 16 heads: forward 0.021 ms sig, 0.031 exp (two tokens a
-// lane: 0.022, 0.038), backward 0.018, 0.030 (0.020, 0.041), gradients 0.025 (0.037). With the
+// Floor as in mlstm_gates.cu: 0.011 ms for records of a million tokens and heads, and 0.004 for a
+// launch. Measured, H100, 65,536 tokens of 16 heads: forward 0.021 ms sig, 0.031 exp (two tokens
+// a lane: 0.022, 0.038), backward 0.018, 0.030 (0.020, 0.041), gradients 0.025 (0.037). With the
 // library's log1p and exp, which branch, tokens of a lane do not overlap: 0.024, 0.038.
 #pragma once
 #include "mlstm_gates.cuh"
 
-// The processor's own functions, to 2 units in the last place and without branches, so that tokens
-// overlap; what is too small for a float is 0.
-#ifdef XL_EMULATED
-DEVICE float quick_inverse(float x) { return 1 / x; }
-DEVICE float quick_power(float x) { return exp2f(x); }
-DEVICE float quick_logarithm(float x) { return log2f(x); }
-#else
-DEVICE float quick_inverse(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-DEVICE float quick_power(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-DEVICE float quick_logarithm(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-#endif
 DEVICE float quick_sigmoid(float x) { return quick_inverse(1 + quick_power(-x * (float)log2_e)); }
 
 // Of e = e^-|x|, log(1 + e) = 2 artanh(e/(2 + e)), whose argument is 1/3 at most.

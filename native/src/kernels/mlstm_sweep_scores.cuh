@@ -85,7 +85,7 @@ struct ScoreWarps {
         const float other = half<C::reverse>(f ? lows.y : lows.x);
         const bool visible = start[e] + (8 * n + f) <= span[e];
         float& score = s[n * 4 + x];
-        score = visible ? ptx::power2((u[e] + (f ? w.y : w.x)) + (low[e] + other)) * score : 0.f;
+        score = visible ? quick_power((u[e] + (f ? w.y : w.x)) + (low[e] + other)) * score : 0.f;
       }
     }
   }
@@ -147,7 +147,7 @@ struct ScoreWarps {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const float floor = record[Record::floor + row + 8 * e];
-      const float inverse = ptx::reciprocal(fmaxf(fabsf(sigma[e]), floor) + sweep.a.eps);
+      const float inverse = quick_inverse(fmaxf(fabsf(sigma[e]), floor) + sweep.a.eps);
 #pragma unroll
       for (int n = 0; n < C::score_tokens / 8; n++) {
         s[n * 4 + 2 * e] *= inverse;

@@ -105,13 +105,8 @@ struct Gates {
 
 /// 1/x of a number from 1 to 2, to within an ulp: a division would branch for the other numbers.
 DEVICE float inverse(float x) {
-#ifdef XL_EMULATED
-  return 1.f / x;
-#else
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  const float y = quick_inverse(x);
   return fmaf(y, fmaf(-x, y, 1.f), y);
-#endif
 }
 
 /// Both from one exponential and one division, neither by a difference.

@@ -8,9 +8,11 @@
 
 #ifdef XL_HOPPER_HOST
 #include "check/hopper_host.hpp"
+#include "quick.cuh"
 #else
 
 #define DEVICE __device__ __forceinline__
+#include "quick.cuh"
 // One block per multiprocessor: the roles of its warpgroups share all registers.
 #define HOPPER_KERNEL(threads, name, Args) \
   extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Args a)
@@ -237,17 +239,6 @@ DEVICE float select_at_most(uint32_t x, uint32_t limit, float value, float other
       : "r"(x), "r"(limit), "f"(value), "f"(otherwise));
   return y;
 }
-DEVICE float power2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-DEVICE float reciprocal(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 template <int COUNT>
 DEVICE void registers_less() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));

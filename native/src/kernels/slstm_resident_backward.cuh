@@ -18,7 +18,7 @@ struct Slopes {
   DEVICE Slopes(const Kept& now, float c_before, float n_before) {
     const float lesser = ptx::low_half(now.gates), mark = ptx::high_half(now.gates);
     const bool input_is_lesser = now.gates & 0x8000u;
-    const float o = kept_o(now.values), share = ptx::reciprocal(now.n);
+    const float o = kept_o(now.values), share = quick_inverse(now.n);
     z = kept_z(now.values);
     input = input_is_lesser ? fabsf(lesser) : 1;
     f = input_is_lesser ? 1 : lesser;

@@ -21,15 +21,15 @@ DEVICE float scale_of(int gate) {
 /// reciprocal.
 DEVICE Kept resident_cell(const float (&raw)[4], State& s, float clip) {
   const float i = raw[0], f = raw[1];
-  const float e = ptx::power2(-fabsf(f)), e1 = 1 + e;
+  const float e = quick_power(-fabsf(f)), e1 = 1 + e;
   const float l = s.m + (fminf(f, 0.f) - ptx::log2_approx(e1));
   const float lead = s.n == 0 ? INFINITY : i - l;  // cell() says why
   const bool wins = lead >= 0;
-  const float lesser = ptx::power2(-fabsf(lead));
+  const float lesser = quick_power(-fabsf(lead));
   // Beyond 2^60 nothing changes, and no product of three overflows.
-  const float z1 = ptx::power2(ptx::least(raw[2], 60.f));
-  const float o1 = 1 + ptx::power2(ptx::least(raw[3], 60.f));
-  const float zo = (1 + z1) * o1, shared = ptx::reciprocal(zo * e1);
+  const float z1 = quick_power(ptx::least(raw[2], 60.f));
+  const float o1 = 1 + quick_power(ptx::least(raw[3], 60.f));
+  const float zo = (1 + z1) * o1, shared = quick_inverse(zo * e1);
   const float share = shared * e1;
   const float z = (1 - z1) * o1 * share, o = (1 + z1) * share;
   const float f_minus = (f < 0 ? 1.f : e) * (zo * shared);
@@ -37,7 +37,7 @@ DEVICE Kept resident_cell(const float (&raw)[4], State& s, float clip) {
   s.c = fmaf(f_gate, s.c, i_gate * z);
   s.n = fmaf(f_gate, s.n, i_gate);
   s.m = wins ? i : l;
-  const float y = o * s.c * ptx::reciprocal(s.n);
+  const float y = o * s.c * quick_inverse(s.n);
   s.y = within(y, clip);
   const float mark = fabsf(y) > clip ? -f_minus : f_minus;
   return {s.c, s.n, ptx::pack(wins ? lesser : -lesser, mark), keep_values(z, o)};

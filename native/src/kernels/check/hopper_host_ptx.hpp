@@ -244,8 +244,6 @@ inline uint32_t pack(float low, float high) {
 inline uint32_t multiply_pairs(uint32_t a, uint32_t b) {
   return pack(low_half(a) * low_half(b), high_half(a) * high_half(b));
 }
-inline float power2(float x) { return exp2f(x); }
-inline float reciprocal(float x) { return 1 / x; }
 template <int COUNT>
 void registers_less() {}
 template <int COUNT>
