@@ -62,6 +62,7 @@ function putOptions(options: MlstmOptions, length: number): void {
       chunk === "auto" ? 64 : chunk,
       options.gradMode === "frozenDenominator" ? 0 : 1,
       1,
+      options.returnState ? 1 : 0,
     ],
     32,
   );
@@ -82,21 +83,21 @@ export function mlstm(
   const length = q.shape[1] ?? 0;
   putInts(all.map(handleOf));
   putOptions(options, length);
-  const [h, sigma, m, cLast, nLast, mLast] = results(native().xl_mlstm(), "mlstm") as Six;
-  m.dispose();
+  const made = results(native().xl_mlstm(), "mlstm");
+  const h = made.shift()!;
+  const sigma = normalized ? made.shift()! : undefined;
+  const [cLast, nLast, mLast] = made;
   const slopes: Backward = ([dh, dc, dn]) => {
     const given = dh ?? zerosLike(h);
     putInts([...all, h, sigma, given, dc, normalized ? dn : undefined].map(handleOf));
     putOptions(options, length);
-    const grads = results(native().xl_mlstm_backward(), "mlstm");
-    return grads.map((grad, index) => (index < 5 || initial[index - 5] ? grad : null));
+    const [dq, dk, dv, di, df, ...rest] = results(native().xl_mlstm_backward(), "mlstm");
+    return [dq, dk, dv, di, df, ...initial.slice(0, 2).map((x) => x && rest.shift())];
   };
-  record("mlstm", [q, k, v, i, f, initial[0], initial[1]], [h, cLast, nLast], slopes, [sigma]);
-  if (!h.requiresGrad) sigma.dispose();
-  if (!options.returnState) {
-    for (const last of [cLast, nLast, mLast]) last.dispose();
-    return { h, state: undefined };
-  }
+  const outputs = cLast && nLast ? [h, cLast, nLast] : [h];
+  record("mlstm", [q, k, v, i, f, initial[0], initial[1]], outputs, slopes, sigma ? [sigma] : []);
+  if (!h.requiresGrad) sigma?.dispose();
+  if (!cLast) return { h, state: undefined };
   const state = {
     c: cLast,
     n: normalized ? nLast : undefined,
@@ -104,8 +105,6 @@ export function mlstm(
   };
   return { h, state };
 }
-
-type Six = [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
 
 /** A fresh state for `batch` rows: zeros. */
 export function mlstmState(

@@ -11,7 +11,7 @@ const Call = op.Call;
 const Error = op.Error;
 
 /// Options as TypeScript writes them, scratch ints from 32: input gate, normalize, reset, form,
-/// chunk, gradient mode, eps term. Scratch floats: eps, reset value.
+/// chunk, gradient mode, eps term, whether the last state is wanted. Scratch floats: eps, reset value.
 const Options = struct {
     input_gate: u32,
     normalize: bool,
@@ -20,12 +20,13 @@ const Options = struct {
     chunk: usize,
     mode: u32,
     eps_term: u32,
+    wants_state: bool,
     eps: f64,
     reset_value: f64,
 };
 
 fn options(call: *Call) Error!Options {
-    const n = scratch.block.ints[32..39].*;
+    const n = scratch.block.ints[32..40].*;
     const f = scratch.block.floats[0..2].*;
     const most = [_]i32{ 1, 1, 2, 2 };
     for (n[0..4], most, 0..) |value, top, i| {
@@ -41,6 +42,7 @@ fn options(call: *Call) Error!Options {
         .chunk = @intCast(n[4]),
         .mode = @intFromBool(n[5] != 0),
         .eps_term = @intFromBool(n[6] != 0),
+        .wants_state = n[7] != 0,
         .eps = f[0],
         .reset_value = f[1],
     };
@@ -131,8 +133,8 @@ fn checkState(call: *Call, c: ?Tensor, n: ?Tensor, m: ?Tensor, s: Sizes, o: Opti
         return call.invalid("n is given, but there is no normaliser", .{});
 }
 
-/// Handles in scratch ints (see `inputs`), options in scratch. Outputs: h, sigma, m, and the last
-/// state c, n, m.
+/// Handles in scratch ints (see `inputs`), options in scratch. Outputs: h; with a normaliser sigma,
+/// for the backward pass; where it is wanted the last state c, n, m, which training does not write.
 pub fn forward(context: *Context) Error!void {
     var call = Call.begin(context, "mlstm");
     defer call.end();
@@ -140,11 +142,12 @@ pub fn forward(context: *Context) Error!void {
     const x = try inputs(&call, scratch.block.ints[0..10].*, o);
     const s = x.sizes;
     const h = try call.output(x.q.dtype, &.{ s.batch, s.length, s.heads, s.v });
-    const sigma = try call.output(x.A, &.{ s.batch, s.length, s.heads });
-    const m = try call.output(x.A, &.{ s.batch, s.length, s.heads });
-    const c_last = try call.output(x.A, &.{ s.batch, s.heads, s.qk, s.v });
-    const n_last = try call.output(x.A, &.{ s.batch, s.heads, s.qk });
-    const m_last = try call.output(x.A, &.{ s.batch, s.heads });
+    const tokens = [_]usize{ s.batch, s.length, s.heads };
+    const sigma = try call.optionalOutput(o.normalize, x.A, &tokens);
+    const c = [_]usize{ s.batch, s.heads, s.qk, s.v };
+    const c_last = try call.optionalOutput(o.wants_state, x.A, &c);
+    const n_last = try call.optionalOutput(o.wants_state, x.A, c[0..3]);
+    const m_last = try call.optionalOutput(o.wants_state, x.A, c[0..2]);
     try call.run("mlstmForward", x.q.dtype, .{
         .q = x.q.data(),
         .k = x.k.data(),
@@ -157,11 +160,11 @@ pub fn forward(context: *Context) Error!void {
         .borders = op.pointer(x.rows.borders),
         .lengths = op.pointer(x.rows.lengths),
         .h = h.data(),
-        .sigma = sigma.data(),
-        .m = m.data(),
-        .c_last = c_last.data(),
-        .n_last = n_last.data(),
-        .m_last = m_last.data(),
+        .sigma = op.pointer(sigma),
+        .m = null,
+        .c_last = op.pointer(c_last),
+        .n_last = op.pointer(n_last),
+        .m_last = op.pointer(m_last),
         .q_strides = stridesOf(x.q),
         .k_strides = stridesOf(x.k),
         .v_strides = stridesOf(x.v),
@@ -181,9 +184,8 @@ pub fn forward(context: *Context) Error!void {
     try call.commit();
 }
 
-/// Handles in scratch ints: the ten of `inputs`, then h, sigma, dh, dc, dn. Outputs: dq, dk, dv,
-/// di,
-/// df, dc0, dn0.
+/// Handles in scratch ints: the ten of `inputs`, then h, sigma, dh, dc, dn. Outputs: dq, dk, dv, di,
+/// df, and the gradients of c0 and n0 where they are given.
 pub fn backward(context: *Context) Error!void {
     var call = Call.begin(context, "mlstmBackward");
     defer call.end();
@@ -193,10 +195,10 @@ pub fn backward(context: *Context) Error!void {
     const s = x.sizes;
     const wide = [_]usize{ s.batch, s.length, s.heads, s.v };
     const h = try call.inputAs("h", more[0], x.q.dtype);
-    const sigma = try call.inputAs("sigma", more[1], x.A);
+    const sigma = if (o.normalize) try call.inputAs("sigma", more[1], x.A) else null;
     const dh = try call.inputAs("dh", more[2], x.q.dtype);
     try call.expectShape("h", h, &wide);
-    try call.expectShape("sigma", sigma, wide[0..3]);
+    if (sigma) |t| try call.expectShape("sigma", t, wide[0..3]);
     try call.expectShape("dh", dh, &wide);
     const dc = try call.optionalAs("dc", more[3], x.A);
     const dn = if (o.normalize) try call.optionalAs("dn", more[4], x.A) else null;
@@ -206,8 +208,9 @@ pub fn backward(context: *Context) Error!void {
     const dv = try call.output(x.q.dtype, &wide);
     const di = try call.output(x.A, wide[0..3]);
     const df = try call.output(x.A, wide[0..3]);
-    const dc0 = try call.output(x.A, &.{ s.batch, s.heads, s.qk, s.v });
-    const dn0 = try call.output(x.A, &.{ s.batch, s.heads, s.qk });
+    const c = [_]usize{ s.batch, s.heads, s.qk, s.v };
+    const dc0 = try call.optionalOutput(x.c0 != null, x.A, &c);
+    const dn0 = try call.optionalOutput(x.n0 != null, x.A, c[0..3]);
     try call.run("mlstmBackward", x.q.dtype, .{
         .q = x.q.data(),
         .k = x.k.data(),
@@ -220,7 +223,7 @@ pub fn backward(context: *Context) Error!void {
         .borders = op.pointer(x.rows.borders),
         .lengths = op.pointer(x.rows.lengths),
         .h = h.data(),
-        .sigma = sigma.data(),
+        .sigma = op.pointer(sigma),
         .dh = dh.data(),
         .dc_last = op.pointer(dc),
         .dn_last = op.pointer(dn),
@@ -230,8 +233,8 @@ pub fn backward(context: *Context) Error!void {
         .dv = dv.data(),
         .di = di.data(),
         .df = df.data(),
-        .dc0 = dc0.data(),
-        .dn0 = dn0.data(),
+        .dc0 = op.pointer(dc0),
+        .dn0 = op.pointer(dn0),
         .dm0 = null,
         .q_strides = stridesOf(x.q),
         .k_strides = stridesOf(x.k),
