@@ -11,7 +11,8 @@ const Call = op.Call;
 const Error = op.Error;
 
 /// Options as TypeScript writes them, scratch ints from 32: input gate, normalize, reset, form,
-/// chunk, gradient mode, eps term, whether the last state is wanted. Scratch floats: eps, reset value.
+/// chunk, gradient mode, eps term, whether the last state is wanted. Scratch floats: eps, reset
+/// value.
 const Options = struct {
     input_gate: u32,
     normalize: bool,
@@ -184,8 +185,8 @@ pub fn forward(context: *Context) Error!void {
     try call.commit();
 }
 
-/// Handles in scratch ints: the ten of `inputs`, then h, sigma, dh, dc, dn. Outputs: dq, dk, dv, di,
-/// df, and the gradients of c0 and n0 where they are given.
+/// Handles in scratch ints: the ten of `inputs`, then h, sigma, dh, dc, dn. Outputs: dq, dk, dv,
+/// di, df, and the gradients of c0 and n0 where they are given.
 pub fn backward(context: *Context) Error!void {
     var call = Call.begin(context, "mlstmBackward");
     defer call.end();
