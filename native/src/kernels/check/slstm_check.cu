@@ -16,52 +16,9 @@
 
 #include <algorithm>
 #include "check_device.hpp"
+#include "check_numbers.hpp"
 #include "slstm_problem.hpp"
 #include "slstm_reference.hpp"
-
-static int failures = 0;
-
-static double normal(uint64_t seed) {
-  uint64_t x = seed * 0x9e3779b97f4a7c15ull + 0x1234567;
-  double sum = -6;
-  for (int e = 0; e < 12; e++) {
-    x ^= x >> 31, x *= 0xbf58476d1ce4e5b9ull, x ^= x >> 29, x += 0x94d049bb133111ebull;
-    sum += (x >> 11) * 0x1p-53;
-  }
-  return sum;
-}
-static uint16_t to_bf16(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-static double of_bf16(uint16_t x) {
-  const uint32_t bits = (uint32_t)x << 16;
-  float y;
-  memcpy(&y, &bits, 4);
-  return y;
-}
-template <typename T> static std::vector<T> fetch(const T* from, size_t count) {
-  std::vector<T> x(count);
-  from_device(x.data(), from, count * sizeof(T));
-  return x;
-}
-
-// Relative L2 error of one tensor; every element counts, NaN fails.
-struct Error {
-  const char* name;
-  double bar, difference = 0, square = 0;
-  void add(double got, double want) {
-    difference += (got - want) * (got - want);
-    square += want * want;
-  }
-  void report(const char* shape, bool quiet) const {
-    const double e = square > 0 ? sqrt(difference / square) : sqrt(difference);
-    const bool good = e <= bar;
-    if (!good) failures++;
-    if (!good || !quiet) printf("  %-22s %-8s %.2e %s\n", shape, name, e, good ? "" : "WRONG");
-  }
-};
 
 struct Inputs {
   std::vector<uint16_t> wx, dy;
@@ -198,18 +155,12 @@ static void check(const Shape& s) {
 #endif
 #include "slstm_cases.hpp"
 
-int main(int argc, char** argv) {
-  const auto wanted = [&](const char* name) {
-    for (int e = 1; e < argc; e++)
-      if (strstr(name, argv[e])) return true;
-    return argc == 1;
-  };
+int main(int count, char** words) {
   for (const Shape& s : cases)
-    if (wanted(s.name)) check(s);
+    if (wanted(s.name, count, words)) check(s);
 #ifndef XL_HOPPER_HOST
   for (const Shape& s : timed)
-    if (wanted(s.name)) time_passes(s);
+    if (wanted(s.name, count, words)) time_passes(s);
 #endif
-  printf(failures ? "%d WRONG\n" : "all right\n", failures);
-  return failures != 0;
+  return verdict();
 }

@@ -37,7 +37,6 @@ inline void copy_or_zero(uint32_t to, const void* from, bool exists) {
   if (exists) memcpy(host::active->shared + to, from, 16);
   else memset(host::active->shared + to, 0, 16);
 }
-inline float log2_approx(float x) { return log2f(x); }
 inline float least(float x, float y) { return x != x || x < y ? x : y; }
 inline float greatest(float x, float y) { return x != x || x > y ? x : y; }
 inline uint32_t load_half(uint32_t from) { return host::half_at(from); }

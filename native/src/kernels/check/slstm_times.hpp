@@ -2,60 +2,10 @@
 // times of both. Floor: 10 bytes a unit and token forward, 28 more backward, at copy bandwidth.
 #pragma once
 
-struct FillNormal {
-  uint16_t* halves;
-  float* floats;
-  uint64_t count, seed;
-  float spread;
-};
-KERNEL(256, fill_normal, FillNormal) {
-  for (uint64_t e = grid_thread(); e < a.count; e += grid_threads()) {
-    uint64_t x = (e + a.seed) * 0x9e3779b97f4a7c15ull;
-    float sum = -6;
-    for (int r = 0; r < 12; r++) {
-      x ^= x >> 31, x *= 0xbf58476d1ce4e5b9ull, x ^= x >> 29;
-      sum += (float)(x >> 40) * 0x1p-24f;
-    }
-    if (a.halves) a.halves[e] = from_float<bf16>(a.spread * sum).bits;
-    if (a.floats) a.floats[e] = a.spread * sum;
-  }
-}
+#include "check_times.hpp"
 
 template <typename Work> static double median_ms(const Work& work) {
-  constexpr int runs = 21;
-  cudaEvent_t events[runs + 1];
-  for (auto& e : events) CHECK(cudaEventCreate(&e));
-  for (int r = 0; r < 2; r++) work();
-  finish("warm-up");
-  CHECK(cudaEventRecord(events[0]));
-  for (int r = 0; r < runs; r++) {
-    work();
-    CHECK(cudaEventRecord(events[r + 1]));
-  }
-  finish("timed runs");
-  std::vector<float> times(runs);
-  for (int r = 0; r < runs; r++)
-    CHECK(cudaEventElapsedTime(&times[r], events[r], events[r + 1]));
-  for (auto& e : events) CHECK(cudaEventDestroy(e));
-  std::sort(times.begin(), times.end());
-  return times[runs / 2];
-}
-
-// GB/s, read and written, of a device copy.
-static double copy_bandwidth() {
-  static double found = 0;
-  if (found > 0) return found;
-  const size_t bytes = 1 << 30;
-  void *from = device_alloc(bytes), *to = device_alloc(bytes);
-  device_fill(from, 1, bytes);
-  found = 2 * bytes * 1e-6 / median_ms([&] {
-            CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice));
-          });
-  device_free(from), device_free(to);
-  cudaDeviceProp properties;
-  CHECK(cudaGetDeviceProperties(&properties, 0));
-  printf("%s, copy %.0f GB/s\n", properties.name, found);
-  return found;
+  return time_of(work, 21).median;
 }
 
 struct Outputs {
@@ -101,12 +51,10 @@ static void time_passes(const Shape& s) {
   printf("%s: %d x %d, %d heads of %d\n", s.name, s.batch, s.length, s.heads, s.width);
   fflush(stdout);
   Problem p(s);
-  LAUNCH(fill_normal, 1024, 1, 256, 0, (FillNormal{p.wx, nullptr, 4 * s.cells(), 0, 1}));
-  LAUNCH(fill_normal, 1024, 1, 256, 0, (FillNormal{p.dy, nullptr, s.cells(), 1ull << 32, 1}));
-  LAUNCH(fill_normal, 1024, 1, 256, 0,
-         (FillNormal{nullptr, p.r, s.weights(), 2ull << 32, 0.5f / sqrtf((float)s.width)}));
-  LAUNCH(fill_normal, 1024, 1, 256, 0,
-         (FillNormal{nullptr, p.b, (uint64_t)4 * s.heads * s.width, 3ull << 32, 1}));
+  fill(p.wx, 4 * s.cells(), 0);
+  fill(p.dy, s.cells(), 1);
+  fill(p.r, s.weights(), 2, 0, 0.5f / sqrtf((float)s.width));
+  fill(p.b, (uint64_t)4 * s.heads * s.width, 3, 0, 1);
   resident(p);
   finish("resident");
   const Outputs one(p);

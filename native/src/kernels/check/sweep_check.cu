@@ -18,53 +18,9 @@
 
 #include <algorithm>
 #include "check_device.hpp"
+#include "check_numbers.hpp"
 #include "sweep_problem.hpp"
 #include "sweep_reference.hpp"
-
-static int failures = 0;
-
-static double normal(uint64_t seed) {
-  uint64_t x = seed * 0x9e3779b97f4a7c15ull + 0x1234567;
-  double sum = -6;
-  for (int e = 0; e < 12; e++) {
-    x ^= x >> 31, x *= 0xbf58476d1ce4e5b9ull, x ^= x >> 29, x += 0x94d049bb133111ebull;
-    sum += (x >> 11) * 0x1p-53;
-  }
-  return sum;
-}
-static uint16_t to_bf16(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-static double of_bf16(uint16_t x) {
-  const uint32_t bits = (uint32_t)x << 16;
-  float y;
-  memcpy(&y, &bits, 4);
-  return y;
-}
-template <typename T>
-static std::vector<T> fetch(const T* from, size_t count) {
-  std::vector<T> x(count);
-  from_device(x.data(), from, count * sizeof(T));
-  return x;
-}
-
-// Relative L2 error of one tensor; every element counts, NaN fails.
-struct Error {
-  const char* name;
-  double bar, difference = 0, square = 0;
-  void add(double got, double want) {
-    difference += (got - want) * (got - want);
-    square += want * want;
-  }
-  void report(const char* shape, bool quiet) const {
-    const double e = square > 0 ? sqrt(difference / square) : sqrt(difference);
-    const bool good = e <= bar;
-    if (!good) failures++;
-    if (!good || !quiet) printf("  %-22s %-7s %.2e %s\n", shape, name, e, good ? "" : "WRONG");
-  }
-};
 
 struct Inputs {
   std::vector<uint16_t> q, k, v, dh;  // [batch][length][heads][width]
@@ -222,17 +178,11 @@ int main(int count, char** words) {
 #ifdef XL_HOPPER_HOST
   if (getenv("SEED")) host::seed = atoi(getenv("SEED"));
 #endif
-  const auto wanted = [&](const char* name) {
-    for (int w = 1; w < count; w++)
-      if (strstr(name, words[w])) return true;
-    return count == 1;
-  };
   for (const Shape& s : small_cases)
-    if (wanted(s.name)) check(s);
+    if (wanted(s.name, count, words)) check(s);
 #ifndef XL_HOPPER_HOST
   for (const Shape& s : timed_cases)
-    if (wanted(s.name)) time_passes(s);
+    if (wanted(s.name, count, words)) time_passes(s);
 #endif
-  printf("%d wrong\n", failures);
-  return failures > 0;
+  return verdict();
 }

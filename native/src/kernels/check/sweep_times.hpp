@@ -2,24 +2,8 @@
 // Floor: the bytes that a pass must read and write, over this GPU's copy bandwidth.
 #pragma once
 
-struct FillNormal {
-  uint16_t* halves;
-  float* floats;
-  uint64_t count, seed;
-  float mean;
-};
-KERNEL(256, fill_normal, FillNormal) {
-  for (uint64_t e = grid_thread(); e < a.count; e += grid_threads()) {
-    uint64_t x = (e + a.seed) * 0x9e3779b97f4a7c15ull;
-    float sum = -6;
-    for (int r = 0; r < 12; r++) {
-      x ^= x >> 31, x *= 0xbf58476d1ce4e5b9ull, x ^= x >> 29;
-      sum += (float)(x >> 40) * 0x1p-24f;
-    }
-    if (a.halves) a.halves[e] = from_float<bf16>(sum).bits;
-    if (a.floats) a.floats[e] = a.mean + sum;
-  }
-}
+#include "check_times.hpp"
+
 struct Finite {
   const uint16_t* halves;
   uint32_t* wrong;
@@ -28,45 +12,6 @@ struct Finite {
 KERNEL(256, find_not_finite, Finite) {
   for (uint64_t e = grid_thread(); e < a.count; e += grid_threads())
     if ((a.halves[e] & 0x7f80) == 0x7f80) *a.wrong = 1;
-}
-
-template <typename Work>
-static double median_ms(const Work& work, double* p20, double* p80) {
-  static const int runs = getenv("RUNS") ? atoi(getenv("RUNS")) : 100;
-  std::vector<cudaEvent_t> events(runs + 1);
-  for (auto& e : events) CHECK(cudaEventCreate(&e));
-  for (int r = 0; r < 3; r++) work();
-  finish("warm-up");
-  CHECK(cudaEventRecord(events[0]));
-  for (int r = 0; r < runs; r++) {
-    work();
-    CHECK(cudaEventRecord(events[r + 1]));
-  }
-  finish("timed runs");
-  std::vector<float> times(runs);
-  for (int r = 0; r < runs; r++)
-    CHECK(cudaEventElapsedTime(&times[r], events[r], events[r + 1]));
-  std::sort(times.begin(), times.end());
-  *p20 = times[runs / 5], *p80 = times[runs * 4 / 5];
-  return times[runs / 2];
-}
-
-// GB/s, read and written, of a device copy.
-static double copy_bandwidth() {
-  static double found = 0;
-  if (found > 0) return found;
-  const size_t bytes = 1 << 30;
-  void *from = device_alloc(bytes), *to = device_alloc(bytes);
-  device_fill(from, 1, bytes);
-  double low, high;
-  const double ms = median_ms(
-      [&] { CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice)); }, &low, &high);
-  device_free(from), device_free(to);
-  cudaDeviceProp properties;
-  CHECK(cudaGetDeviceProperties(&properties, 0));
-  found = 2 * bytes / ms * 1e-6;
-  printf("%s, copy %.0f GB/s\n", properties.name, found);
-  return found;
 }
 
 // The second stream of cuda/device.zig, `aside`.
@@ -92,10 +37,11 @@ struct Beside {
 
 template <typename Work>
 static void time_one(const Shape& s, const char* what, double bytes, const Work& work) {
-  double low, high;
-  const double ms = median_ms(work, &low, &high), floor = bytes / copy_bandwidth() * 1e-6;
-  printf("  %-18s %-14s %.4f ms (%.4f-%.4f)  floor %.3f  x %.2f\n", s.name, what, ms, low, high,
-         floor, ms / floor);
+  static const int runs = getenv("RUNS") ? atoi(getenv("RUNS")) : 100;
+  const Quantiles ms = time_of(work, runs);
+  const double floor = bytes / copy_bandwidth() * 1e-6;
+  printf("  %-18s %-14s %.4f ms (%.4f-%.4f)  floor %.3f  x %.2f\n", s.name, what, ms.median,
+         ms.p20, ms.p80, floor, ms.median / floor);
   fflush(stdout);
 }
 
@@ -141,11 +87,9 @@ static void time_passes(const Shape& s) {
   Problem p(s);
   const uint64_t rows = p.tokens * s.heads;
   uint16_t* halves[] = {p.q, p.k, p.v, p.dh};
-  for (int e = 0; e < 4; e++)
-    LAUNCH(fill_normal, 1024, 1, 256, 0,
-           (FillNormal{halves[e], nullptr, rows * (e < 2 ? s.qk : s.v), e * 0x100000000ull, 0}));
-  LAUNCH(fill_normal, 1024, 1, 256, 0, (FillNormal{nullptr, p.i, rows, 5ull << 32, 0}));
-  LAUNCH(fill_normal, 1024, 1, 256, 0, (FillNormal{nullptr, p.f, rows, 6ull << 32, 3}));
+  for (int e = 0; e < 4; e++) fill(halves[e], rows * (e < 2 ? s.qk : s.v), e);
+  fill(p.i, rows, 5, 0, 1);
+  fill(p.f, rows, 6, 3, 1);
   p.forward();
   finish("forward");
   p.backward();
