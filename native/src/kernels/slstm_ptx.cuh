@@ -35,11 +35,6 @@ DEVICE uint32_t load_half(uint32_t from) {
 DEVICE void store_half(uint32_t to, uint32_t x) {
   asm volatile("st.shared.u16 [%0], %1;" ::"r"(to), "h"((uint16_t)x) : "memory");
 }
-DEVICE float log2_approx(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 // NaN if one is.
 DEVICE float least(float x, float y) {
   float z;

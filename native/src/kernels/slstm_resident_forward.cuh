@@ -22,7 +22,7 @@ DEVICE float scale_of(int gate) {
 DEVICE Kept resident_cell(const float (&raw)[4], State& s, float clip) {
   const float i = raw[0], f = raw[1];
   const float e = quick_power(-fabsf(f)), e1 = 1 + e;
-  const float l = s.m + (fminf(f, 0.f) - ptx::log2_approx(e1));
+  const float l = s.m + (fminf(f, 0.f) - quick_logarithm(e1));
   const float lead = s.n == 0 ? INFINITY : i - l;  // cell() says why
   const bool wins = lead >= 0;
   const float lesser = quick_power(-fabsf(lead));
