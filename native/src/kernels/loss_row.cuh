@@ -129,6 +129,25 @@ template <typename S> DEVICE Raw<S> raw_at(const S* r, unsigned pack) {
   return reinterpret_cast<const Raw<S>*>(r)[pack];
 }
 
+/// Calls `each(pack, raw)` for the packs of this thread; `flight` of them are under way at a time,
+/// all loaded before the first is used.
+template <int flight, typename S, typename F>
+DEVICE void each_pack(const S* r, unsigned packs, const F& each) {
+  const unsigned threads = blockDim.x;
+  for (unsigned first = threadIdx.x; first < packs; first += flight * threads) {
+    Raw<S> raw[flight];
+#pragma unroll
+    for (int d = 0; d < flight; d++)
+      if (first + d * threads < packs) raw[d] = raw_at(r, first + d * threads);
+#pragma unroll
+    for (int d = 0; d < flight; d++) {
+      const unsigned at = first + d * threads;
+      if (at >= packs) break;
+      each(at, raw[d]);
+    }
+  }
+}
+
 /// With `held`, the packs of the row are left there.
 template <bool plain, typename S>
 DEVICE Part gather_row(const S* r, S* held, uint64_t vocab, const Cap& cap, const Seen& seen) {
@@ -136,22 +155,13 @@ DEVICE Part gather_row(const S* r, S* held, uint64_t vocab, const Cap& cap, cons
   const unsigned packs = packs_of(r, vocab), threads = blockDim.x;
   Part part = {{-INFINITY, 0.f}, 0.f, false};
   Power<S> power(0.f);
-  for (unsigned first = threadIdx.x; first < packs; first += depth * threads) {
-    Raw<S> raw[depth];
+  each_pack<depth>(r, packs, [&](unsigned at, const Raw<S>& raw) {
+    if (held) reinterpret_cast<Raw<S>*>(held)[at] = raw;
+    float pack[P];
 #pragma unroll
-    for (int d = 0; d < depth; d++)
-      if (first + d * threads < packs) raw[d] = raw_at(r, first + d * threads);
-#pragma unroll
-    for (int d = 0; d < depth; d++) {
-      const unsigned at = first + d * threads;
-      if (at >= packs) break;
-      if (held) reinterpret_cast<Raw<S>*>(held)[at] = raw[d];
-      float pack[P];
-#pragma unroll
-      for (int i = 0; i < P; i++) pack[i] = to_float(raw[d].at[i]);
-      gather<plain>(part, power, cap, seen, at * P, pack);
-    }
-  }
+    for (int i = 0; i < P; i++) pack[i] = to_float(raw.at[i]);
+    gather<plain>(part, power, cap, seen, at * P, pack);
+  });
   for (unsigned i = packs * P + threadIdx.x; i < vocab; i += threads) {
     const float one[1] = {to_float(r[i])};
     gather<plain>(part, power, cap, seen, i, one);
@@ -224,18 +234,10 @@ DEVICE void write_slopes(const S* from, const S* r, S* dr, uint64_t vocab, unsig
   constexpr int P = pack_width<S>;
   const unsigned packs = is_aligned(dr) ? packs_of(r, vocab) : 0, threads = blockDim.x;
   const Power<S> power(slope.shift);
-  for (unsigned first = threadIdx.x; first < packs; first += write_depth * threads) {
-    Raw<S> raw[write_depth];
-#pragma unroll
-    for (int d = 0; d < write_depth; d++)
-      if (first + d * threads < packs) raw[d] = raw_at(from, first + d * threads);
-#pragma unroll
-    for (int d = 0; d < write_depth; d++) {
-      const unsigned at = (first + d * threads) * P;
-      if (at >= packs * P) break;
-      write_pack<plain>(dr + at, raw[d], target - at, power, cap, slope);
-    }
-  }
+  each_pack<write_depth>(from, packs, [&](unsigned pack, const Raw<S>& raw) {
+    const unsigned at = pack * P;
+    write_pack<plain>(dr + at, raw, target - at, power, cap, slope);
+  });
   for (unsigned i = packs * P + threadIdx.x; i < vocab; i += threads) {
     const float z = cap.of(to_float(r[i])), own = i == target ? slope.own : 0.f;
     const float p = power.of(z) * slope.scale;

@@ -29,15 +29,9 @@ DEVICE SplitSum split_sum(const S* r, uint64_t vocab, const Cap& cap, float top)
   const unsigned packs = packs_of(r, vocab), threads = blockDim.x;
   const Power<S> power(shift_of(top));
   SplitSum sum = {0, 0};
-  for (unsigned first = threadIdx.x; first < packs; first += depth * threads) {
-    Raw<S> raw[depth];
-#pragma unroll
-    for (int d = 0; d < depth; d++)
-      if (first + d * threads < packs) raw[d] = raw_at(r, first + d * threads);
-#pragma unroll
-    for (int d = 0; d < depth; d++)
-      if (first + d * threads < packs) add_pack<plain>(sum, power, cap, raw[d]);
-  }
+  each_pack<depth>(r, packs, [&](unsigned, const Raw<S>& raw) {
+    add_pack<plain>(sum, power, cap, raw);
+  });
   for (unsigned i = packs * pack_width<S> + threadIdx.x; i < vocab; i += threads) {
     const float z = cap.of(to_float(r[i]));
     sum.powers += power.of(z);
