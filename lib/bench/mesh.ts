@@ -1,15 +1,15 @@
 // A training step on a mesh, beside the same rank's step on its own: what communication adds. Runs
 // on all ranks alike; the caller prints on rank 0.
 
-import type { Group } from "../mesh/group.ts";
 import { Mesh } from "../mesh/mesh.ts";
+import { reduceNumbers } from "../mesh/reduce.ts";
 import { NativeError } from "../native/errors.ts";
 import { gpuFacts } from "../native/gpu.ts";
 import type { ModelConfig } from "../nn/config.ts";
 import { XLSTM } from "../nn/model.ts";
 import { countParameters } from "../nn/parameters.ts";
 import { adamw } from "../optim/optimizer.ts";
-import { memory, onDevice, synchronize, tensor } from "../tensor/index.ts";
+import { memory, synchronize } from "../tensor/index.ts";
 import { type MeshSettings, modelOptionsOf, shardOptionsOf } from "../train/mesh_settings.ts";
 import type { Microbatch } from "../train/microbatches.ts";
 import { Parallel } from "../train/parallel.ts";
@@ -78,8 +78,9 @@ function measured(mesh: Mesh, world: Mesh, options: MeshBenchOptions, name: stri
     const start = performance.now();
     takeStep(parallel, optimizer, batch, { seed: 0, step });
     synchronize();
-    const slowest = largest(performance.now() - start, world.world);
-    if (step >= 2) times.push(slowest);
+    const spent = [performance.now() - start];
+    const [slowest] = reduceNumbers(spent, world.world, { op: "max", site: "time of a step" });
+    if (step >= 2) times.push(slowest!);
   }
   const milliseconds = times.toSorted((a, b) => a - b)[times.length >> 1]!;
   const data = mesh.size("dp") * mesh.size("fsdp");
@@ -92,13 +93,6 @@ function measured(mesh: Mesh, world: Mesh, options: MeshBenchOptions, name: stri
   const tokensPerSecond = (1000 * tokens) / milliseconds;
   const parameters = countParameters(config);
   return { part: "mesh", name, ranks, parameters, milliseconds, tokensPerSecond, peakBytes };
-}
-
-/** The largest number of all ranks. */
-function largest(value: number, group: Group): number {
-  using mine = onDevice(group.device, () => tensor([value], { dtype: "f64" }));
-  using all = group.allReduce(mine, { op: "max", site: "time of a step" });
-  return all.item();
 }
 
 function randomMicrobatch(

@@ -128,7 +128,6 @@ export class Group implements Disposable {
 
   /** The sum over the ranks, of which this rank gets part `rank` of `dim`. */
   reduceScatter(x: Tensor, dim: number, site = ""): Tensor {
-    if (this.#alone()) return x.detach();
     return this.startReduceScatter(x, dim, site).join();
   }
 

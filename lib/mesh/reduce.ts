@@ -2,8 +2,17 @@
 // §6). A gradient may reach the optimizer only when no axis is left: a sum that was forgotten gives
 // a model that trains wrongly, not one that stops.
 
-import { concat, noGrad, reshape, scope, slice, type Tensor } from "../tensor/index.ts";
-import type { Group } from "./group.ts";
+import {
+  concat,
+  noGrad,
+  onDevice,
+  reshape,
+  scope,
+  slice,
+  type Tensor,
+  tensor,
+} from "../tensor/index.ts";
+import type { Group, Reduction } from "./group.ts";
 import type { Axis } from "./topology.ts";
 
 /** A gradient would have reached the optimizer as a partial sum. */
@@ -114,3 +123,15 @@ export function bucketsOf(tensors: readonly Tensor[]): Tensor[][] {
 
 /** What one concat takes. */
 const mostTensors = 256;
+
+/** Numbers of the host, summed (or `op`) in f64 over the ranks, all of which call it. */
+export function reduceNumbers(
+  values: readonly number[],
+  group: Group,
+  options: { readonly op?: Reduction; readonly site: string },
+): number[] {
+  if (group.size === 1) return [...values];
+  using mine = onDevice(group.device, () => tensor(Float64Array.from(values)));
+  using all = group.allReduce(mine, options);
+  return [...all.dataSync()];
+}

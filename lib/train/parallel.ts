@@ -6,14 +6,13 @@
 //   await new Trainer({ model, optimizer, stream, parallel, steps: 100 }).run();
 
 import { ConfigError } from "../config/errors.ts";
-import type { Group } from "../mesh/group.ts";
 import { Mesh } from "../mesh/mesh.ts";
+import { reduceNumbers } from "../mesh/reduce.ts";
 import { type ShardOptions, Shards } from "../mesh/shards.ts";
 import type { XLSTM } from "../nn/model.ts";
 import { isDense, parameterSpecs } from "../nn/parameters.ts";
 import { type GradientNorm, LocalNorm, MeshNorm } from "../optim/norm.ts";
 import type { OptimizerRanks } from "../optim/optimizer.ts";
-import { onDevice, tensor } from "../tensor/index.ts";
 
 /** The tensor that tied embeddings share with the head. */
 const tiedTable = "embedding.table";
@@ -83,12 +82,15 @@ export class Parallel implements OptimizerRanks {
   ): number[] {
     const { mesh } = this;
     const axes = options.stages ? (["fsdp", "dp", "pp"] as const) : (["fsdp", "dp"] as const);
-    return axes.reduce((sums, axis) => reduced(sums, mesh.group(axis), "sum", site), [...values]);
+    return axes.reduce(
+      (sums, axis) => reduceNumbers(sums, mesh.group(axis), { site }),
+      [...values],
+    );
   }
 
   /** The largest of the numbers of all ranks. */
   maxOverAll(values: readonly number[], site: string): number[] {
-    return reduced([...values], this.mesh.world, "max", site);
+    return reduceNumbers(values, this.mesh.world, { op: "max", site });
   }
 
   #meshNorm(): MeshNorm {
@@ -114,11 +116,4 @@ function checkGather({ dtype }: XLSTM, gathered: ShardOptions["gatherDtype"]): v
     `weights are gathered in bf16, and the model computes in ${dtype}: use model.dtype=bf16, or ` +
     "no gather dtype";
   throw new ConfigError("the model does not fit the mesh", [{ path: "mesh.gather", message }]);
-}
-
-function reduced(values: number[], group: Group, op: "sum" | "max", site: string): number[] {
-  if (group.size === 1) return values;
-  using mine = onDevice(group.device, () => tensor(Float64Array.from(values)));
-  using all = group.allReduce(mine, { op, site });
-  return [...all.dataSync()];
 }
