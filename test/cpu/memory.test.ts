@@ -9,6 +9,7 @@ import {
   Gradients,
   keep,
   memory,
+  mlstm,
   noGrad,
   ones,
   randn,
@@ -16,6 +17,7 @@ import {
   resetPeakMemory,
   scope,
   scopeAsync,
+  sum,
   type Tensor,
   tensor,
   zeros,
@@ -351,5 +353,28 @@ describe("handles", () => {
       expect(() => noGrad(() => a.linear(b))).toThrow();
     }
     expect(live()).toEqual(before);
+  });
+});
+
+test.each([false, true])("mLSTM, normaliser %p: no state is made for nobody", (normalize) => {
+  scope(() => {
+    const [B, S, H, qk, v] = [2, 3, 2, 64, 64];
+    const random = (shape: number[]) => requireGrad(randn(shape));
+    const [q, k, values] = [qk, qk, v].map((width) => random([B, S, H, width]));
+    const [i, f] = [random([B, S, H]), random([B, S, H])];
+    resetPeakMemory();
+    const before = memory();
+    const inputs = { q: q!, k: k!, v: values!, i, f };
+    const { h } = mlstm(inputs, { inputGate: "sigmoid", normalize });
+    const sigma = normalize ? B * S * H * 4 : 0;
+    const rounding = 256;
+    const made = memory().peakBytes - before.bytes;
+    expect(made).toBeLessThanOrEqual(h.byteLength + sigma + rounding);
+    resetPeakMemory();
+    const held = memory().bytes;
+    const gradients = sum(h).backward();
+    expect(gradients.of(values!).shape).toEqual([B, S, H, v]);
+    // The state would be five times as large as all gradients together.
+    expect(memory().peakBytes - held).toBeLessThan((B * H * qk * v * 4) / 2);
   });
 });
