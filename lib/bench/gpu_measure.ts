@@ -39,11 +39,16 @@ export interface Pace {
   readonly repeats: number;
   /** Milliseconds after which a row has enough samples, given at least three. */
   readonly budget: number;
+  /**
+   * Milliseconds without work before the samples: behind a row that draws all the power that a GPU
+   * may, its clocks stay low for a while, and rows would depend on their order.
+   */
+  readonly rest: number;
 }
 
-export const fullPace: Pace = { sample: 5, repeats: 20, budget: 3000 };
+export const fullPace: Pace = { sample: 5, repeats: 20, budget: 3000, rest: 300 };
 /** Shows that it runs. */
-export const quickPace: Pace = { sample: 0, repeats: 3, budget: 0 };
+export const quickPace: Pace = { sample: 0, repeats: 3, budget: 0, rest: 0 };
 /** Calls of one graph: some graphs hold a thousand kernels per call. */
 const mostCalls = 200;
 
@@ -75,6 +80,8 @@ export function measureOnDevice({ run, before }: Measured, pace: Pace): GpuTimin
   const graph = graphOf(call, callsPerRepeat, before);
   try {
     const device: number[] = [];
+    timeOnDevice(() => {}); // nothing left to do
+    Bun.sleepSync(pace.rest);
     const end = performance.now() + pace.budget;
     while (device.length < 3 || (device.length < pace.repeats && performance.now() < end)) {
       device.push(timeOnDevice(graph.replay) / callsPerRepeat);

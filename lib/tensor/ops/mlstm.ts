@@ -2,7 +2,7 @@
 
 import { native } from "../../native/library.ts";
 import { zeros, zerosLike } from "../create.ts";
-import { type Backward, record } from "../tape.ts";
+import { type Backward, needsGrad, record } from "../tape.ts";
 import { handleOf, putFloats, putInts, result, results, type Tensor } from "../tensor.ts";
 
 export interface MlstmInputs {
@@ -49,7 +49,7 @@ export interface MlstmOptions {
 const resets = { none: 0, exact: 1, soft: 2 };
 const forms = { auto: 0, chunkwise: 0, parallel: 1, recurrent: 2 };
 
-function putOptions(options: MlstmOptions, length: number): void {
+function putOptions(options: MlstmOptions, length: number, keeps = false): void {
   const sigmoid = options.inputGate === "sigmoid";
   const chunk = options.chunkSize ?? "auto";
   putInts(
@@ -63,6 +63,7 @@ function putOptions(options: MlstmOptions, length: number): void {
       options.gradMode === "frozenDenominator" ? 0 : 1,
       1,
       options.returnState ? 1 : 0,
+      keeps ? 1 : 0,
     ],
     32,
   );
@@ -81,22 +82,26 @@ export function mlstm(
   const initial = [c0, normalized ? n0 : undefined, sigmoid ? undefined : m0];
   const all = [q, k, v, i, f, ...initial, options.borders, options.lengths];
   const length = q.shape[1] ?? 0;
+  const differentiated = [q, k, v, i, f, initial[0], initial[1]];
   putInts(all.map(handleOf));
-  putOptions(options, length);
+  putOptions(options, length, needsGrad(...differentiated));
   const made = results(native().xl_mlstm(), "mlstm");
   const h = made.shift()!;
-  const sigma = normalized ? made.shift()! : undefined;
-  const [cLast, nLast, mLast] = made;
+  const [cLast, nLast, mLast] = options.returnState ? made.splice(0, 3) : [];
+  // For the backward pass, each only where it is used: records of the gates, and sigma.
+  const saved = made;
+  const records = saved.find((tensor) => tensor.shape.length === 1);
+  const sigma = saved.find((tensor) => tensor.shape.length === 3);
   const slopes: Backward = ([dh, dc, dn]) => {
     const given = dh ?? zerosLike(h);
-    putInts([...all, h, sigma, given, dc, normalized ? dn : undefined].map(handleOf));
+    const dnGiven = normalized ? dn : undefined;
+    putInts([...all, h, sigma, given, dc, dnGiven, records].map(handleOf));
     putOptions(options, length);
     const [dq, dk, dv, di, df, ...rest] = results(native().xl_mlstm_backward(), "mlstm");
     return [dq, dk, dv, di, df, ...initial.slice(0, 2).map((x) => x && rest.shift())];
   };
   const outputs = cLast && nLast ? [h, cLast, nLast] : [h];
-  record("mlstm", [q, k, v, i, f, initial[0], initial[1]], outputs, slopes, sigma ? [sigma] : []);
-  if (!h.requiresGrad) sigma?.dispose();
+  record("mlstm", differentiated, outputs, slopes, saved);
   if (!cLast) return { h, state: undefined };
   const state = {
     c: cLast,

@@ -50,6 +50,7 @@ pub const MlstmForward = extern struct {
     c_last: ?*anyopaque, // A [B, NH, DQK, DV]; may be c0
     n_last: ?*anyopaque, // A [B, NH, DQK]; may be n0; 0 without `normalize`
     m_last: ?*anyopaque, // A [B, NH]; may be m0; 0 with the sigmoid gate
+    records: ?*anyopaque, // f32: what the backward pass of the same backend wants of the gates
     q_strides: Strides,
     k_strides: Strides,
     v_strides: Strides,
@@ -91,6 +92,7 @@ pub const MlstmBackward = extern struct {
     lengths: ?*const anyopaque,
     h: ?*const anyopaque, // [B, S, NH, DV]; may be null in frozen mode and without `normalize`
     sigma: ?*const anyopaque, // A [B, S, NH] of the forward pass; may be null without `normalize`
+    records: ?*const anyopaque, // f32, of the forward pass; may be null
     dh: *const anyopaque, // [B, S, NH, DV]
     dc_last: ?*const anyopaque, // A [B, NH, DQK, DV]; zeros when null
     dn_last: ?*const anyopaque, // A [B, NH, DQK]; zeros when null; null without `normalize`

@@ -21,11 +21,24 @@ pub fn supportsForward(device: *const Device, dtype: DType, a: *const args.Mlstm
     return supports(device, dtype, a) and aligned(a.h);
 }
 
+/// Floats that `forward` leaves for `backward`; 0 where that will not be the one below.
+pub fn recordFloats(
+    device: *const Device,
+    dtype: DType,
+    a: *const args.MlstmForward,
+    mode: u32,
+) u64 {
+    if (!supportsForward(device, dtype, a) or !frozen(a, mode)) return 0;
+    return launches.recordFloats(a);
+}
+
 /// Without a normaliser nothing is frozen: both gradient modes are the same.
+fn frozen(a: anytype, mode: u32) bool {
+    return mode == args.grad_mode.frozen or !launches.normalizes(a);
+}
+
 pub fn supportsBackward(device: *const Device, dtype: DType, a: *const args.MlstmBackward) bool {
-    if (!supports(device, dtype, a)) return false;
-    const frozen = a.mode == args.grad_mode.frozen and a.sigma != null;
-    if (launches.normalizes(a) and !frozen) return false;
+    if (!supports(device, dtype, a) or !frozen(a, a.mode) or a.records == null) return false;
     if (a.dn_last != null or a.dm_last != null or a.dm0 != null) return false;
     return aligned(a.dh) and aligned(a.dq) and aligned(a.dk) and aligned(a.dv);
 }
@@ -56,9 +69,12 @@ fn aligned(pointer: *const anyopaque) bool {
 
 pub fn forward(device: *Device, a: *const args.MlstmForward) Error!void {
     const norm = launches.normalizes(a);
-    const floats: u64 = if (norm) launches.record_floats_norm else launches.record_floats;
-    const r: Run(args.MlstmForward) = try .start(device, a, floats);
-    var gates = try r.gates();
+    const records: [*]f32 = if (a.records) |records|
+        @ptrCast(@alignCast(records))
+    else
+        try array(device, f32, launches.recordFloats(a));
+    const r: Run(args.MlstmForward) = .start(device, a, records);
+    var gates = try r.gates(records);
     gates.m = @ptrCast(@alignCast(a.m));
     gates.m_last = @ptrCast(@alignCast(a.m_last));
     gates.sigma_out = @ptrCast(@alignCast(a.sigma));
@@ -76,28 +92,32 @@ pub fn forward(device: *Device, a: *const args.MlstmForward) Error!void {
         s.n_in = @ptrCast(@alignCast(a.n0));
         s.n_out = @ptrCast(@alignCast(a.n_last));
         s.sigma = @ptrCast(@alignCast(a.sigma));
+        if (a.records != null) s.kept = records;
     }
     try r.launchSweep(kind, s);
     try r.clearRows(a.h, a.width_v);
     if (!norm) try clearNormaliser(device, a.n_last, r.units * a.width_qk);
 }
 
-/// dV comes last: dc0 may be dc_last, which dK reads. The gates' gradients may run beside it.
+/// Sweeps take turns in their direction, so that each finds in the second-level cache what the one
+/// before it has read last. 512 keys: dK takes its scores from dQ, and clusters would wait for the
+/// blocks of the gates' gradients; else these run beside dV. dc0 may be dc_last, which dK reads:
+/// then dV comes last.
 pub fn backward(device: *Device, a: *const args.MlstmBackward) Error!void {
-    const r: Run(args.MlstmBackward) = try .start(device, a, launches.record_floats);
-    var gates = try r.gates();
-    if (launches.normalizes(a)) gates.sigma = @ptrCast(@alignCast(a.sigma));
-    try r.launchGates(gates);
+    const r: Run(args.MlstmBackward) = .start(device, a, @ptrCast(@alignCast(a.records.?)));
     const scratch: Scratch = try .alloc(&r);
     const dh = r.contiguous(a.dh, a.width_v);
+    const first = scratch.scores != null and (a.dc0 == null or a.dc0 != a.dc_last);
+    if (first) try gradientOfValues(&r, dh);
+    if (scratch.scores == null) try gradientOfKeys(&r, dh, scratch);
     try gradientOfQueries(&r, dh, scratch);
-    try gradientOfKeys(&r, dh, scratch);
-    // Their share of the last state reads dc_last, too; and clusters of dV wait for their blocks.
-    const beside = scratch.state == null and a.width_v != 512;
+    if (scratch.scores != null) try gradientOfKeys(&r, dh, scratch);
+    // Their share of the last state reads dc_last, too.
+    const beside = scratch.state == null and scratch.scores == null;
     if (beside) try device.fork();
     errdefer if (beside) device.join() catch {};
-    try gateGradients(&r, gates, scratch, beside);
-    try gradientOfValues(&r, dh);
+    try gateGradients(&r, scratch, beside);
+    if (!first) try gradientOfValues(&r, dh);
     if (beside) try device.join();
     try r.clearRows(a.dq, a.width_qk);
     try r.clearRows(a.dk, a.width_qk);
@@ -176,7 +196,6 @@ fn gradientOfValues(r: *const Backward, dh: launches.Operand) Error!void {
 
 fn gateGradients(
     r: *const Backward,
-    gates: launches.MlstmGates,
     scratch: Scratch,
     beside: bool,
 ) Error!void {
@@ -194,22 +213,22 @@ fn gateGradients(
         });
     }
     const g: launches.MlstmGateGradient = .{
-        .i = gates.i,
-        .f = gates.f,
-        .borders = gates.borders,
-        .lengths = gates.lengths,
+        .i = @ptrCast(@alignCast(a.i)),
+        .f = @ptrCast(@alignCast(a.f)),
+        .borders = r.borders(),
+        .lengths = r.lengths(),
         .rows = scratch.rows,
         .columns = scratch.columns,
         .tiles = try array(device, f64, 2 * r.units * r.chunks),
         .tails = tails,
         .di = @ptrCast(@alignCast(a.di)),
         .df = @ptrCast(@alignCast(a.df)),
-        .sizes = gates.sizes,
+        .sizes = r.gateSizes(),
         .row_parts = parts,
         .column_parts = parts,
     };
     if (r.hasPlainGates()) {
-        var plain = r.plainShape();
+        var plain = r.plainShape(4);
         plain.beside = beside;
         try device.launch("mlstm_gate_sums_plain", plain, g);
         plain.follows = true;

@@ -25,6 +25,7 @@ pub const MlstmSweep = extern struct {
     n_in: ?[*]const f32,
     n_out: ?[*]f32,
     sigma: ?[*]f32,
+    kept: ?[*]f32,
     scores: ?[*]u16,
     dots: ?[*]f32,
     units: u64,
@@ -39,6 +40,7 @@ pub const MlstmSweep = extern struct {
     q_columns: Columns,
     v_columns: Columns,
     eps: f32,
+    record_pitch: u32,
 };
 
 /// kernels/mlstm_gates.h, as all that follow.
@@ -58,14 +60,12 @@ pub const MlstmGates = extern struct {
     m0: ?[*]const f32,
     borders: ?[*]const u8,
     lengths: ?[*]const i32,
-    sigma: ?[*]const f32 = null,
     summaries: [*]f64,
     records: [*]f32,
     m: ?[*]f32 = null,
     m_last: ?[*]f32 = null,
     sigma_out: ?[*]f32 = null,
     scale: f64,
-    eps: f64,
     reset_value: f64,
     sizes: MlstmGateSizes,
 };
@@ -103,14 +103,25 @@ const MlstmClearRows = extern struct {
 
 comptime {
     std.debug.assert(@sizeOf(MlstmSweep) == 832);
-    std.debug.assert(@sizeOf(MlstmGates) == 152);
+    std.debug.assert(@sizeOf(MlstmGates) == 136);
     std.debug.assert(@sizeOf(MlstmGateGradient) == 128);
 }
 
 pub const chunk = 64;
 const gate_heads = 8; // of a block of the gate kernels
-pub const record_floats = 6 * chunk + 4;
-pub const record_floats_norm = record_floats + chunk;
+// Of a chunk's record, kernels/mlstm_record.cuh: what only the forward pass reads, with a
+// normaliser, and what both do or only the backward pass.
+const forward_floats = 4 * chunk;
+const shared_floats = 6 * chunk + 4;
+
+fn pitchOf(a: anytype) u64 {
+    return shared_floats + @as(u64, if (normalizes(a)) forward_floats else 0);
+}
+
+/// Of all records of a pass.
+pub fn recordFloats(a: anytype) u64 {
+    return a.batch * a.heads * blocksOf(a.length, chunk) * pitchOf(a);
+}
 
 pub const Kind = enum {
     norm,
@@ -138,7 +149,7 @@ const variants = [_]Variant{
     .{ .key = 128, .kind = .dk, .threads = 384, .shared = 188416 },
     .{ .key = 192, .kind = .dq, .threads = 512, .shared = 188416 },
     .{ .key = 192, .kind = .dk, .threads = 512, .shared = 188416 },
-    .{ .key = 256, .kind = .norm, .threads = 512, .shared = 227328, .cluster = 2 },
+    .{ .key = 256, .kind = .norm, .threads = 512, .shared = 228352, .cluster = 2 },
     .{ .key = 256, .kind = .plain, .threads = 512, .shared = 227328, .cluster = 2 },
     .{ .key = 256, .kind = .dv, .threads = 512, .shared = 227328, .cluster = 2 },
     .{ .key = 256, .kind = .dq, .threads = 512, .shared = 229376 },
@@ -161,19 +172,17 @@ pub fn Run(comptime A: type) type {
         a: *const A,
         chunks: u64,
         units: u64,
-        records: [*]f32,
+        records: [*]const f32,
 
         const Self = @This();
 
-        pub fn start(device: *Device, a: *const A, floats: u64) Error!Self {
-            const chunks = blocksOf(a.length, chunk);
-            const units = a.batch * a.heads;
+        pub fn start(device: *Device, a: *const A, records: [*]const f32) Self {
             return .{
                 .device = device,
                 .a = a,
-                .chunks = chunks,
-                .units = units,
-                .records = try array(device, f32, units * chunks * floats),
+                .chunks = blocksOf(a.length, chunk),
+                .units = a.batch * a.heads,
+                .records = records,
             };
         }
 
@@ -201,7 +210,7 @@ pub fn Run(comptime A: type) type {
             };
         }
 
-        pub fn gates(r: *const Self) Error!MlstmGates {
+        pub fn gates(r: *const Self, records: [*]f32) Error!MlstmGates {
             return .{
                 .i = @ptrCast(@alignCast(r.a.i)),
                 .f = @ptrCast(@alignCast(r.a.f)),
@@ -209,9 +218,8 @@ pub fn Run(comptime A: type) type {
                 .borders = r.borders(),
                 .lengths = r.lengths(),
                 .summaries = try array(r.device, f64, 2 * r.units * r.chunks),
-                .records = r.records,
+                .records = records,
                 .scale = 1 / @sqrt(@as(f64, @floatFromInt(r.a.width_qk))),
-                .eps = r.a.eps,
                 .reset_value = r.a.reset_value,
                 .sizes = r.gateSizes(),
             };
@@ -226,17 +234,18 @@ pub fn Run(comptime A: type) type {
             return r.borders() == null and r.a.lengths == null and r.a.length % chunk == 0;
         }
 
-        /// A warp for a chunk of eight heads.
-        pub fn plainShape(r: *const Self) Shape {
-            return .{ .x = blocksOf(r.gateBlocks(), 4), .threads = 128 };
+        /// A warp for a chunk of eight heads, a block for `warps` chunks that follow each other.
+        pub fn plainShape(r: *const Self, warps: u32) Shape {
+            const blocks = r.a.batch * blocksOf(r.chunks, warps) * blocksOf(r.a.heads, gate_heads);
+            return .{ .x = blocks, .threads = 32 * warps };
         }
 
         pub fn launchGates(r: *const Self, g: MlstmGates) Error!void {
             const is_exp = r.a.input_gate == args.input_gate.exp;
             if (r.hasPlainGates()) {
-                var shape = r.plainShape();
+                var shape = r.plainShape(8);
                 if (!is_exp) return r.device.launch("mlstm_gates_records_plain_sig", shape, g);
-                try r.device.launch("mlstm_gates_summaries_plain", shape, g);
+                try r.device.launch("mlstm_gates_summaries_plain", r.plainShape(4), g);
                 shape.follows = true;
                 return r.device.launch("mlstm_gates_records_plain_exp", shape, g);
             }
@@ -293,13 +302,17 @@ pub fn Run(comptime A: type) type {
                 .v = undefined,
                 .o = undefined,
                 .x = undefined,
-                .records = r.records,
+                .records = r.records + @as(u64, if (kind == .norm or !normalizes(r.a))
+                    0
+                else
+                    forward_floats),
                 .lengths = r.lengths(),
                 .state_in = null,
                 .state_out = null,
                 .n_in = null,
                 .n_out = null,
                 .sigma = null,
+                .kept = null,
                 .scores = null,
                 .dots = null,
                 .units = r.units,
@@ -315,6 +328,7 @@ pub fn Run(comptime A: type) type {
                 .q_columns = columnsOf(key),
                 .v_columns = columnsOf(value),
                 .eps = @floatCast(r.a.eps),
+                .record_pitch = @intCast(pitchOf(r.a)),
             };
         }
 

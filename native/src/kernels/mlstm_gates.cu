@@ -3,12 +3,12 @@
 //
 //   b_t = Σ_{u≤t} lf_u in a chunk   w = li - b   P_t = max(m_before, w_1..w_t)   m = b + P
 //   u = b - m + log s    alpha = s·e^(b + m_before - m)    beta = e^(b_L + w - m_after)
-//   gamma = e^(b_L + m_before - m_after); backward: u - log(N + eps), alpha/(N + eps)
+//   gamma = e^(b_L + m_before - m_after); the backward pass: Record
 //   where f32 holds them, e^(u - b_L/2) and e^(w + b_L/2) in place of u and w (Record::plain)
 //
 //   di_t = c_t (·σ(-i))      df_t = σ(-f_t)·(T + Σ_{u≥t} (r_u - c_u)) to the document's end
 //
-// Floor: 8 bytes (backward 12) read and 1.0 to 1.8 KB/64 written per token and head.
+// Floor: 8 bytes read and 1.0 to 1.8 KB/64 written per token and head.
 // Equals: cpu/mlstm_gates.zig, cpu/mlstm_gate_gradient.zig (frozen denominator).
 #include "mlstm_gates.cuh"
 #include "mlstm_gates_plain.cuh"
@@ -32,16 +32,13 @@ KERNEL(256, mlstm_gates_summaries, MlstmGates) {
 struct Vectors {
   const MlstmGates& a;
   const GatePlace& place;
-  float* record;
+  RecordParts record;
 
-  DEVICE Vectors(const MlstmGates& args, const GatePlace& p) : a(args), place(p) {
-    const bool norm = a.sizes.normalize && !a.sigma;  // of the forward pass
-    record = a.records + (p.unit() * a.sizes.chunks + p.chunk) *
-                             (norm ? Record::size_norm : Record::size);
-  }
+  DEVICE Vectors(const MlstmGates& args, const GatePlace& p)
+      : a(args), place(p), record(args, p.unit(), p.chunk) {}
 
-  // sigma: of the chunk's tokens. m: becomes what leaves by token.
-  DEVICE void make(const ChunkGates& g, const float* sigma, float* m) const {
+  // m: becomes what leaves by token.
+  DEVICE void make(const ChunkGates& g, float* m) const {
     const bool sigmoid = a.sizes.sigmoid;
     const uint64_t unit = place.unit();
     const double before = sigmoid ? 0 : m_before(a, unit, place.chunk);
@@ -61,11 +58,10 @@ struct Vectors {
       of_token[e] = sigmoid ? 0 : g.b[e] + g.reached(e, before);
       m[t] = t < g.valid ? (float)(of_token[e] * ln_2) : 0.f;
     }
-    if (g.valid > 0) fill(g, of_token, sigma, before, after);
+    if (g.valid > 0) fill(g, of_token, before, after);
   }
 
-  DEVICE void fill(const ChunkGates& g, const double (&m)[2], const float* sigma, double before,
-                   double after) const {
+  DEVICE void fill(const ChunkGates& g, const double (&m)[2], double before, double after) const {
     const float scale = (float)a.scale, log_scale = log2f(scale);
     const double middle = g.total / 2;  // the powers of u and w lie around 1
     double us[2];
@@ -79,28 +75,23 @@ struct Vectors {
       us[e] = exists ? g.b[e] - m[e] + log_scale : lowest;
       alpha[e] = exists && g.sees_state(t) ? scale * exp2_of(g.b[e] + before - m[e]) : 0.f;
       beta[e] = exists && g.reaches_end(t) ? exp2_of(g.total + g.w[e] - after) : 0.f;
-      if (exists && a.sigma) {
-        const float denominator = fmaxf(fabsf(sigma[t]), floor[e]) + (float)a.eps;
-        us[e] -= log2f(denominator);
-        alpha[e] /= denominator;
-      }
       u[e] = (float)(us[e] - middle);
       w[e] = (float)(g.w[e] + middle);
-      small = small && (!exists || (fabsf(u[e]) <= 120 && fabsf(w[e]) <= 120));
+      small = small && (!exists || holds(u[e], w[e], log2f(floor[e]), a.sizes.normalize));
     }
-    pair(Record::alpha, alpha);
-    pair(Record::beta, beta);
-    if (a.sizes.normalize && !a.sigma) pair(Record::floor, floor);
+    pair(record.rows + Record::alpha, alpha);
+    pair(record.common + Record::beta, beta);
+    if (a.sizes.normalize) pair(record.rows + Record::floor, floor);
     const bool plain = __ballot_sync(full_mask, small) == full_mask && !g.borders;
     if (plain) {
-      turned(Record::u, exp2f(u[0]), exp2f(u[1]));
-      turned(Record::w, exp2f(w[0]), exp2f(w[1]));
+      turned(record.rows + Record::u, exp2f(u[0]), exp2f(u[1]));
+      turned(record.common + Record::w, exp2f(w[0]), exp2f(w[1]));
     } else {
       exponents(g, us);
     }
     const float gamma = g.borders ? 0.f : exp2_of(g.total + before - after);
     const float rest[2] = {g.lane() == 0 ? gamma : 0.f, __int_as_float(g.lane() == 0 && plain)};
-    if (g.lane() < 2) pair(Record::gamma, rest);
+    if (g.lane() < 2) pair(record.common + Record::gamma, rest);
   }
   DEVICE void exponents(const ChunkGates& g, const double (&us)[2]) const {
     const Split u[2] = {Split(us[0]), Split(us[1])}, w[2] = {Split(g.w[0]), Split(g.w[1])};
@@ -112,33 +103,30 @@ struct Vectors {
       edge[e] = __int_as_float(
           t < g.valid ? g.first[e] + CHUNK * g.last_visible(t) : t * (CHUNK + 1));
     }
-    turned(Record::u, u[0].high, u[1].high);
-    turned(Record::w, w[0].high, w[1].high);
-    turned(Record::low, low[0], low[1]);
-    pair(Record::edge, edge);
+    turned(record.rows + Record::u, u[0].high, u[1].high);
+    turned(record.common + Record::w, w[0].high, w[1].high);
+    turned(record.rows + Record::low, low[0], low[1]);
+    pair(record.common + Record::edge, edge);
   }
-  DEVICE void turned(int at, float x, float y) const {
+  DEVICE void turned(float* to, float x, float y) const {
     const float both[2] = {x, y};
-    store_pack(record + at + Record::turned(2 * place.lane()), both);
+    store_pack(to + Record::turned(2 * place.lane()), both);
   }
-  DEVICE void pair(int at, const float (&x)[2]) const {
-    store_pack(record + at + 2 * place.lane(), x);
-  }
+  DEVICE void pair(float* to, const float (&x)[2]) const { store_pack(to + 2 * place.lane(), x); }
 };
 
 KERNEL(256, mlstm_gates_records, MlstmGates) {
-  __shared__ HeadTile f, i, sigma;
+  __shared__ HeadTile f, i;
   const GatePlace place(a.sizes);
   place.load(f, a.f);
   place.load(i, a.i);
-  if (a.sigma) place.load(sigma, a.sigma);
   __syncthreads();
   const int warp = place.warp();
   ChunkGates g;
   if (place.exists()) {
     g.read(a, place, f[warp], i[warp]);
     __syncwarp();  // m takes the place of f
-    Vectors(a, place).make(g, sigma[warp], f[warp]);
+    Vectors(a, place).make(g, f[warp]);
   }
   __syncthreads();
   if (a.m) place.store(a.m, f);

@@ -12,6 +12,25 @@ DEVICE double greater(double x, double y) { return x > y ? x : y; }
 
 constexpr int block_heads = 8;  // a warp each
 
+// A chunk's record, for the first pass that reads it.
+struct RecordParts {
+  float *rows, *common;
+  DEVICE RecordParts(const MlstmGates& a, uint64_t unit, uint32_t chunk) {
+    const bool norm = a.sizes.normalize;
+    const uint64_t index = unit * a.sizes.chunks + chunk;
+    float* record = a.records + index * (norm ? Record::size_norm : Record::size);
+    rows = record + (norm ? 0 : Record::common);
+    common = record + (norm ? Record::rows_norm : 0);
+  }
+};
+
+// Are the powers of u and w such that f32 holds them, and those of u over a denominator that is at
+// least 2^floor and, where that is small, at most some 2^36?
+DEVICE bool holds(float u, float w, float floor, bool normalize) {
+  const float most = normalize ? 84 : 120;
+  return fabsf(w) <= 120 && fabsf(u) <= most && (!normalize || fabsf(u - floor) <= 120);
+}
+
 DEVICE float exp2_of(double x) { return exp2f((float)x); }
 
 // x as a float and the bf16 bits of what it lost.

@@ -10,18 +10,17 @@ struct MlstmGateSizes {
 };
 
 struct MlstmGates {
-  const float* i;          // [batch][length][heads], as f, sigma, sigma_out, m
+  const float* i;          // [batch][length][heads], as f, sigma_out, m
   const float* f;
   const float* m0;         // [units] or null
   const uint8_t* borders;  // [batch][length] or null
   const int32_t* lengths;  // [batch] or null
-  const float* sigma;      // backward pass with a normaliser
   double* summaries;       // [units][chunks][2], exp gate
   float* records;          // [units][chunks][Record]
   float* m;                // or null
   float* m_last;           // [units] or null
   float* sigma_out;        // or null; zeros where the sweep writes none
-  double scale, eps, reset_value;
+  double scale, reset_value;
   MlstmGateSizes sizes;
 };
 
@@ -55,5 +54,5 @@ struct MlstmClearRows {
 };
 
 static_assert(sizeof(MlstmGateSizes) == 40, "MlstmGateSizes");
-static_assert(sizeof(MlstmGates) == 152, "MlstmGates");
+static_assert(sizeof(MlstmGates) == 136, "MlstmGates");
 static_assert(sizeof(MlstmGateGradient) == 128, "MlstmGateGradient");

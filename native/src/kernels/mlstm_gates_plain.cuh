@@ -1,12 +1,14 @@
 // The gates of whole chunks without borders and lengths, as training has them; mlstm_gates.cu does
-// all others. A warp has one chunk of eight heads and a lane 16 tokens of a head, so that sums and
-// maxima along the chunk are steps of a lane, and of four lanes at the end.
+// all others. A warp has one chunk of eight heads, a block chunks that follow each other, and a lane
+// 16 tokens of a head, so that sums and maxima along the chunk are steps of a lane, and of four
+// lanes at the end.
 //
-// Sums in f64, of natural logarithms. Where f32 holds the powers of u and w, which is where gates
+// Sums of natural logarithms: in f32 along a lane, whose start is known in f64, as conversions and
+// sums of every token in f64 took longer than all else. Where f32 holds the powers of u and w, which is where gates
 // are not extreme, alpha and beta are these powers moved by a factor of the chunk: with
-// u = b - m + log s - b_L/2 - log(N + eps) and w = li - b + b_L/2
+// u = b - m + log s - b_L/2 and w = li - b + b_L/2
 //
-//   alpha = e^(u + b_L/2 + m_before)    beta = e^(w + b_L/2 - m_after)
+//   alpha = e^(u + b_L/2 + m_before + frame)    beta = e^(w + b_L/2 - m_after - next frame)
 //
 // Otherwise the chunk is made again, from memory, token by token.
 //
@@ -40,12 +42,12 @@ struct PlainPlace {
 
   DEVICE explicit PlainPlace(const MlstmGateSizes& z) : sizes(z) {
     const uint32_t groups = ((uint32_t)z.heads + block_heads - 1) / block_heads;
-    const uint32_t warp = (blockIdx.x * blockDim.x + threadIdx.x) / warp_size;
-    const uint32_t index = warp / groups;
-    row = index / z.chunks;
-    chunk = index - row * z.chunks;
-    head = (warp - index * groups) * block_heads + lane() % block_heads;
-    exists = row < z.batch && head < z.heads;
+    const uint32_t warps = blockDim.x / warp_size, in_row = (z.chunks + warps - 1) / warps;
+    const uint32_t index = blockIdx.x / groups;
+    row = index / in_row;
+    chunk = (index - row * in_row) * warps + threadIdx.x / warp_size;
+    head = (blockIdx.x - index * groups) * block_heads + lane() % block_heads;
+    exists = row < z.batch && chunk < z.chunks && head < z.heads;
   }
   DEVICE static int lane() { return threadIdx.x % warp_size; }
   DEVICE static int part() { return lane() / block_heads; }
@@ -111,23 +113,17 @@ template <bool sigmoid> struct PlainGates {
   DEVICE PlainGates(const MlstmGates& a, const PlainPlace& p) {
     p.load(f, a.f);
     p.load(i, a.i);
-    double sum = 0;
+    float sum = 0, own = -INFINITY;
 #pragma unroll
     for (int t = 0; t < count; t++) {
       f[t] = plain_log_sigmoid(f[t]);
       if (sigmoid) i[t] = plain_log_sigmoid(i[t]);
       sum += f[t];
+      if (!sigmoid) own = fmaxf(own, i[t] - sum);
     }
     before = PlainPlace::sum_before(sum, &total);
     highest = most = -INFINITY;
-    if (sigmoid) return;
-    double b = before, own = -INFINITY;
-#pragma unroll
-    for (int t = 0; t < count; t++) {
-      b += f[t];
-      own = greater(own, i[t] - b);
-    }
-    highest = PlainPlace::maximum_before(own, &most);
+    if (!sigmoid) highest = PlainPlace::maximum_before(own - before, &most);
   }
 };
 
@@ -171,18 +167,42 @@ DEVICE double plain_m_before(const MlstmGates& a, const PlainPlace& p) {
   return greater(decay + initial, floor);
 }
 
-// What a record is for: a forward pass, without or with a normaliser, or the backward pass of one.
-enum class PlainUse { plain, norm, divided };
+// Powers of 2 that the state is kept times of before and after a chunk (Record). Each chunk of a
+// group passes on the decays of those before it, until the last one, or too much of them, ends it.
+struct PlainFrame {
+  double before, after;
+  bool ends;
 
-template <bool sigmoid, PlainUse use> struct PlainVectors {
+  // By all threads of a block; decay: what the chunk does to the state, an exponent of 2.
+  DEVICE PlainFrame(const PlainPlace& p, double decay) {
+    constexpr uint32_t group = 8;  // of a block
+    __shared__ double decays[group][block_heads];
+    const uint32_t own = p.chunk % group, head = p.lane() % block_heads;
+    if (p.part() == 0) decays[own][head] = decay;
+    __syncthreads();
+    before = after = 0;
+    ends = false;
+    for (uint32_t c = 0; c <= own; c++) {
+      before = after;
+      after += decays[c][head];
+      const bool last = c == group - 1 || p.chunk - own + c == p.sizes.chunks - 1;
+      ends = last || !(after >= -64);
+      if (ends) after = 0;
+    }
+  }
+};
+
+template <bool sigmoid, bool norm> struct PlainVectors {
   static constexpr int count = PlainPlace::count;
   const MlstmGates& a;
   const PlainPlace& place;
   double before, after, middle;  // m of the state, and b_L/2, as exponents of 2
-  float* record;
+  double into, out;              // of the state as it is kept: its m, moved by the frame
+  float gamma;
+  RecordParts record;
 
   DEVICE PlainVectors(const MlstmGates& args, const PlainPlace& p, const PlainGates<sigmoid>& g)
-      : a(args), place(p) {
+      : a(args), place(p), record(args, p.unit(), p.chunk) {
     const bool last = p.chunk == a.sizes.chunks - 1;
     if (!sigmoid) follow();  // the summaries
     before = sigmoid ? 0 : plain_m_before(a, p);
@@ -192,57 +212,57 @@ template <bool sigmoid, PlainUse use> struct PlainVectors {
     // C and n of the last state match the m that its tensor can hold.
     if (last) after = sigmoid ? 0 : m_last * log2_e;
     if (last && a.m_last && p.exists && p.part() == 0) a.m_last[p.unit()] = m_last;
-    const int size = use == PlainUse::norm ? Record::size_norm : Record::size;
-    record = a.records + (p.unit() * a.sizes.chunks + p.chunk) * size;
+    const double decay = 2 * middle + before - after;
+    const PlainFrame frame(p, decay);
+    gamma = frame.ends ? exp2_of(frame.before + decay) : 1.f;
+    out = before + frame.before;
+    into = after + frame.after;
   }
 
   // Four tokens of a lane lie side by side as they come, or `turned`.
-  DEVICE void straight(int at, const float (&x)[count]) const {
+  DEVICE void straight(float* to, const float (&x)[count]) const {
 #pragma unroll
     for (int q = 0; q < count; q += 4) {
       const float four[4] = {x[q], x[q + 1], x[q + 2], x[q + 3]};
-      if (place.exists) store_pack(record + at + place.part() * count + q, four);
+      if (place.exists) store_pack(to + place.part() * count + q, four);
     }
   }
-  DEVICE void turned(int at, const float (&x)[count]) const {
+  DEVICE void turned(float* to, const float (&x)[count]) const {
 #pragma unroll
     for (int q = 0; q < 4; q++) {
       const float four[4] = {x[2 * q], x[2 * q + 1], x[2 * q + 8], x[2 * q + 9]};
-      const int to = at + Record::turned(place.part() * count + 2 * q);
-      if (place.exists) store_pack(record + to, four);
+      if (place.exists) store_pack(to + Record::turned(place.part() * count + 2 * q), four);
     }
   }
 
   DEVICE void make(const PlainGates<sigmoid>& g) const {
     const float scale = (float)a.scale, log_scale = log2f(scale);
-    float u[count], w[count], floor[count], sigma[count], own_m[count];
-    if (use == PlainUse::divided) place.load(sigma, a.sigma);
-    double b = g.before, highest = greater(g.highest, before * ln_2);
+    float u[count], w[count], floor[count], own_m[count];
+    // b and the highest li - b so far, from b before the lane's first token.
+    float b = 0, highest = (float)(greater(g.highest, before * ln_2) + g.before);
+    const float start = (float)(g.before * log2_e - middle);
     bool small = true;
 #pragma unroll
     for (int t = 0; t < count; t++) {
       b += g.f[t];
-      const double li = g.i[t] - b;
-      if (!sigmoid) highest = greater(highest, li);
-      const double m = sigmoid ? 0 : b + highest;
-      own_m[t] = (float)m;
-      u[t] = (float)((b - m) * log2_e - middle) + log_scale;
-      w[t] = (float)(li * log2_e + middle);
-      floor[t] = sigmoid ? 1.f : quick_power(fminf(-own_m[t], 80.f) * (float)log2_e);
-      if (use == PlainUse::divided)
-        u[t] -= quick_logarithm(fmaxf(fabsf(sigma[t]), floor[t]) + (float)a.eps);
-      small = small && fabsf(u[t]) <= 120 && fabsf(w[t]) <= 120;
+      const float li = g.i[t] - b;
+      highest = fmaxf(highest, li);
+      own_m[t] = sigmoid ? 0 : b + highest;
+      u[t] = start + (sigmoid ? b : -highest) * (float)log2_e + log_scale;
+      w[t] = li * (float)log2_e - start;
+      const float log_floor = sigmoid ? 0.f : fminf(-own_m[t], 80.f) * (float)log2_e;
+      floor[t] = sigmoid ? 1.f : quick_power(log_floor);
+      small = small && holds(u[t], w[t], log_floor, norm);
     }
     if (a.m) place.store(a.m, own_m);
-    if (use == PlainUse::norm) straight(Record::floor, floor);
+    if (norm) straight(record.rows + Record::floor, floor);
     const uint32_t heads = __ballot_sync(full_mask, small) >> place.lane() % block_heads;
     constexpr uint32_t lanes_of_head = 0x01010101;
     const bool plain = (heads & lanes_of_head) == lanes_of_head;
-    const float gamma = exp2_of(2 * middle + before - after);
     const float rest[4] = {gamma, __int_as_float(plain), 0, 0};
-    if (place.exists && place.part() == 0) store_pack(record + Record::gamma, rest);
+    if (place.exists && place.part() == 0) store_pack(record.common + Record::gamma, rest);
     if (!plain) return exponents(g);
-    const float moved_u = (float)(middle + before), moved_w = (float)(middle - after);
+    const float moved_u = (float)(middle + out), moved_w = (float)(middle - into);
     float alpha[count], beta[count];
 #pragma unroll
     for (int t = 0; t < count; t++) {
@@ -251,10 +271,10 @@ template <bool sigmoid, PlainUse use> struct PlainVectors {
       u[t] = quick_power(u[t]);
       w[t] = quick_power(w[t]);
     }
-    straight(Record::alpha, alpha);
-    straight(Record::beta, beta);
-    turned(Record::u, u);
-    turned(Record::w, w);
+    straight(record.rows + Record::alpha, alpha);
+    straight(record.common + Record::beta, beta);
+    turned(record.rows + Record::u, u);
+    turned(record.common + Record::w, w);
   }
 
   // Of a head whose exponents f32 does not hold.
@@ -270,43 +290,34 @@ template <bool sigmoid, PlainUse use> struct PlainVectors {
       const double li = (sigmoid ? plain_log_sigmoid(a.i[at]) : a.i[at]) - b;
       if (!sigmoid) highest = greater(highest, li);
       const double m = sigmoid ? 0 : b + highest, left = (b - m) * log2_e;
-      double us = left + log_scale;
-      float alpha = scale * exp2_of(left + before);
-      if (use == PlainUse::divided) {
-        const float floor = sigmoid ? 1.f : expf(fminf(-(float)m, 80.f));
-        const float denominator = fmaxf(fabsf(a.sigma[at]), floor) + (float)a.eps;
-        us -= log2f(denominator);
-        alpha /= denominator;
-      }
-      const Split u(us), w(li * log2_e);
-      record[Record::u + to] = u.high;
-      record[Record::w + to] = w.high;
-      record[Record::low + to] = __uint_as_float(u.low << 16 | w.low);
-      record[Record::alpha + token] = alpha;
-      record[Record::beta + token] = exp2_of(2 * middle + li * log2_e - after);
-      record[Record::edge + token] = __int_as_float(CHUNK * (CHUNK - 1));
+      const Split u(left + log_scale), w(li * log2_e);
+      record.rows[Record::u + to] = u.high;
+      record.common[Record::w + to] = w.high;
+      record.rows[Record::low + to] = __uint_as_float(u.low << 16 | w.low);
+      record.rows[Record::alpha + token] = scale * exp2_of(left + out);
+      record.common[Record::beta + token] = exp2_of(2 * middle + li * log2_e - into);
+      record.common[Record::edge + token] = __int_as_float(CHUNK * (CHUNK - 1));
     }
   }
 };
 
-template <bool sigmoid, PlainUse use>
+template <bool sigmoid, bool norm>
 DEVICE void plain_records(const MlstmGates& a, const PlainPlace& place) {
   const PlainGates<sigmoid> g(a, place);
-  PlainVectors<sigmoid, use>(a, place, g).make(g);
+  PlainVectors<sigmoid, norm>(a, place, g).make(g);
 }
 
 template <bool sigmoid> DEVICE void plain_records(const MlstmGates& a, const PlainPlace& place) {
-  if (a.sigma) return plain_records<sigmoid, PlainUse::divided>(a, place);
-  if (a.sizes.normalize) return plain_records<sigmoid, PlainUse::norm>(a, place);
-  plain_records<sigmoid, PlainUse::plain>(a, place);
+  if (a.sizes.normalize) return plain_records<sigmoid, true>(a, place);
+  plain_records<sigmoid, false>(a, place);
   const float none[PlainPlace::count] = {};
   if (a.sigma_out) place.store(a.sigma_out, none);
 }
 
-KERNEL(128, mlstm_gates_records_plain_exp, MlstmGates) {
+KERNEL(256, mlstm_gates_records_plain_exp, MlstmGates) {
   plain_records<false>(a, PlainPlace(a.sizes));
 }
-KERNEL(128, mlstm_gates_records_plain_sig, MlstmGates) {
+KERNEL(256, mlstm_gates_records_plain_sig, MlstmGates) {
   plain_records<true>(a, PlainPlace(a.sizes));
 }
 
@@ -314,27 +325,22 @@ KERNEL(128, mlstm_gates_records_plain_sig, MlstmGates) {
 
 struct PlainTerms {
   static constexpr int count = PlainPlace::count;
-  double left[count];  // r - c
-  float column[count];
+  float left[count], column[count];  // r - c, c
 
   DEVICE PlainTerms(const MlstmGateGradient& a, const PlainPlace& p) {
     const MlstmGateSizes& z = a.sizes;
     const uint64_t padded = (uint64_t)z.chunks * CHUNK, size = z.batch * z.heads * padded;
     const uint64_t at = p.unit() * padded + p.chunk * CHUNK + p.part() * count;
-    double columns[count] = {};
 #pragma unroll
-    for (int t = 0; t < count; t++) left[t] = 0;
+    for (int t = 0; t < count; t++) left[t] = column[t] = 0;
     if (!p.exists) return;
     for (uint32_t part = 0; part < a.row_parts; part++) add(left, a.rows + at + part * size);
     for (uint32_t part = 0; part < a.column_parts; part++)
-      add(columns, a.columns + at + part * size);
+      add(column, a.columns + at + part * size);
 #pragma unroll
-    for (int t = 0; t < count; t++) {
-      column[t] = (float)columns[t];
-      left[t] -= columns[t];
-    }
+    for (int t = 0; t < count; t++) left[t] -= column[t];
   }
-  DEVICE static void add(double (&sum)[count], const float* x) {
+  DEVICE static void add(float (&sum)[count], const float* x) {
 #pragma unroll
     for (int t = 0; t < count; t += 4) {
       float four[4];
@@ -343,8 +349,8 @@ struct PlainTerms {
       for (int e = 0; e < 4; e++) sum[t + e] += four[e];
     }
   }
-  DEVICE double sum() const {
-    double all = 0;
+  DEVICE float sum() const {
+    float all = 0;
 #pragma unroll
     for (int t = 0; t < count; t++) all += left[t];
     return all;
@@ -365,13 +371,13 @@ KERNEL(128, mlstm_gate_sums_plain, MlstmGateGradient) {
 // What the chunks behind a chunk add, by the four lanes of a head.
 DEVICE double plain_later_chunks(const MlstmGateGradient& a, const PlainPlace& p) {
   const double* tiles = a.tiles + 2 * (p.unit() * a.sizes.chunks + p.chunk + 1);
-  const uint32_t left = a.sizes.chunks - p.chunk - 1;
+  const uint32_t left = p.exists ? a.sizes.chunks - p.chunk - 1 : 0;
   const uint32_t share = (left + PlainPlace::parts - 1) / PlainPlace::parts;
   const uint32_t first = p.part() * share;
   const uint32_t end = first + share < left ? first + share : left;
   double sum = 0, all;
 #pragma unroll 4
-  for (uint32_t c = first; c < end; c++) sum += p.exists ? tiles[2 * c] : 0;
+  for (uint32_t c = first; c < end; c++) sum += tiles[2 * c];
   PlainPlace::sum_before(sum, &all);
   return all + (a.tails && p.exists ? a.tails[p.unit()] : 0);
 }
@@ -384,12 +390,12 @@ template <bool sigmoid> DEVICE void plain_gradients(const MlstmGateGradient& a) 
   if (sigmoid) place.load(i, a.i);
   const PlainTerms x(a, place);
   follow();  // the sums of chunks
-  double tail = PlainPlace::sum_behind(x.sum()) + plain_later_chunks(a, place);
+  float tail = (float)(PlainPlace::sum_behind(x.sum()) + plain_later_chunks(a, place));
 #pragma unroll
   for (int t = count - 1; t >= 0; t--) {
     tail += x.left[t];
     i[t] = sigmoid ? x.column[t] * quick_sigmoid(-i[t]) : x.column[t];
-    f[t] = (float)tail * quick_sigmoid(-f[t]);
+    f[t] = tail * quick_sigmoid(-f[t]);
   }
   place.store(a.di, i);
   place.store(a.df, f);

@@ -45,17 +45,25 @@ struct Sweep {
     thread = threadIdx.x & 127;
     warp = thread >> 5;
     lane = thread & 31;
-    const int unit = blockIdx.x / a.slices, batch = unit / a.heads;
+    const int unit = unit_here(), batch = unit / a.heads;
     const int tokens = a.lengths ? a.lengths[batch] : (int)a.length;
     chunks = (tokens + CHUNK - 1) / CHUNK;
     if (threadIdx.x == 0) {
-      const int slice = blockIdx.x - unit * a.slices, head = unit - batch * a.heads;
+      const int slice = blockIdx.x % a.slices, head = unit - batch * a.heads;
       shared.where.place = {unit, slice * C::value_tiles, head, batch, tokens};
       shared.where.sigma =
           a.sigma && slice == 0 ? a.sigma + batch * a.length * a.heads + head : nullptr;
+      shared.where.kept =
+          a.kept && slice == 0 ? a.kept + (size_t)unit * a.chunks * Record::size_norm : nullptr;
     }
   }
 
+  // Sweeps that go back begin with the last unit: what a pass ends with, the next one, which goes the
+  // other way, finds in the second-level cache.
+  DEVICE int unit_here() const {
+    const int place = blockIdx.x / a.slices;
+    return C::reverse ? (int)a.units - 1 - place : place;
+  }
   // Read where it is needed: the state's warpgroups have no registers to keep it in.
   DEVICE SweepPlace where() const {
     const volatile SweepPlace& w = shared.where.place;
@@ -63,6 +71,7 @@ struct Sweep {
   }
   // Of this block in its cluster.
   static DEVICE int rank() { return blockIdx.x % C::cluster; }
+  static DEVICE bool has_n() { return !C::shares_scores || rank() == 1; }
   static DEVICE uint32_t at(const void* p) {
     return ptx::shared_address(p);
   }
@@ -220,7 +229,7 @@ struct Sweep {
     if constexpr (!C::split) load_record(w, c, barrier);
   }
   DEVICE void load_record(const SweepPlace& w, int c, uint32_t barrier) const {
-    const float* record = a.records + ((size_t)w.unit * a.chunks + place(c)) * C::record;
+    const float* record = a.records + ((size_t)w.unit * a.chunks + place(c)) * a.record_pitch;
     ptx::bulk_load(at(record_of(c)), record, C::record * 4, barrier);
   }
   DEVICE void load_v(const SweepPlace& w, int c, int half) const {

@@ -108,7 +108,7 @@ DEVICE void StateWarps<C>::given_step(int c) {
   if constexpr (!FIRST) ptx::barrier_wait(Sweep<C>::at(&shared.full_x[0]), (c - 1) & 1);
   if (sweep.a.lengths && sweep.valid(c) < CHUNK) clear_all(c, v);
   const float* record = sweep.record_of(c);
-  from_state<!FIRST>(c, record[Record::gamma]);
+  from_state<!FIRST>(c, record[C::At::gamma]);
   give_tokens(c);
   uint32_t x[4][4];
   scaled_values(x, v, record);

@@ -64,14 +64,14 @@ struct ScoreWarps {
     const uint32_t row = row_here(), column = column_here() + first_token();
     const float* vectors = record + ptx::opaque(0);  // else the loads move ahead of the choice
     const uint32_t at = C::w + Record::turned(column);
-    const uint32_t low_at = Record::low + Record::turned(column);
+    const uint32_t low_at = C::At::low + Record::turned(column);
     float u[2], low[2];
     uint32_t start[2], span[2];  // visible are the tokens `column - start` + 0..span
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const uint32_t i = row + 8 * e, edge = ((const uint32_t*)vectors)[Record::edge + i];
+      const uint32_t i = row + 8 * e, edge = ((const uint32_t*)vectors)[C::At::edge + i];
       u[e] = vectors[C::u + Record::turned(i)];
-      low[e] = half<!C::reverse>(((const uint32_t*)vectors)[Record::low + Record::turned(i)]);
+      low[e] = half<!C::reverse>(((const uint32_t*)vectors)[C::At::low + Record::turned(i)]);
       start[e] = C::reverse ? column - row - 8 * e : column - edge % CHUNK;
       span[e] = C::reverse ? edge / CHUNK - i : i - edge % CHUNK;
     }
@@ -141,12 +141,12 @@ struct ScoreWarps {
 #pragma unroll
     for (int e = 0; e < 2; e++) sigma[e] += shared.row_sums[c & 1][row + 8 * e];
   }
-  // Divides the scores by the denominator of their row, and alpha too.
+  // Divides the scores by the denominator of their row, and alpha too; step c.
   DEVICE void normalise(float (&s)[COLUMNS], float (&alpha)[2], const float (&sigma)[2],
-                        const float* record, uint32_t row) const {
+                        const float* record, uint32_t row, int c) const {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const float floor = record[Record::floor + row + 8 * e];
+      const float floor = record[C::At::floor + row + 8 * e];
       const float inverse = quick_inverse(fmaxf(fabsf(sigma[e]), floor) + sweep.a.eps);
 #pragma unroll
       for (int n = 0; n < C::score_tokens / 8; n++) {
@@ -154,7 +154,27 @@ struct ScoreWarps {
         s[n * 4 + 2 * e + 1] *= inverse;
       }
       alpha[e] *= inverse;
+      keep_row(record, row + 8 * e, inverse, alpha[e], c);
     }
+  }
+  // u and alpha over the denominator, for the backward pass.
+  DEVICE void keep_row(const float* record, uint32_t row, float inverse, float alpha, int c) const {
+    float* to = *(float* const volatile*)&shared.where.kept;
+    if (!to || (sweep.lane & 3) != 0) return;
+    to += (size_t)sweep.place(c) * Record::size_norm + (Record::size_norm - Record::rows);
+    const int turned = Record::turned(row);
+    float u = record[C::At::u + turned];
+    if (((const int*)record)[C::At::plain]) {
+      u *= inverse;
+    } else {
+      const uint32_t lows = ((const uint32_t*)record)[C::At::low + turned];
+      const float log = quick_logarithm(inverse), moved = u + log, part = moved - u;
+      const float lost = (u - (moved - part)) + (log - part) + ptx::high_half(lows);
+      ((uint32_t*)to)[Record::low + turned] = ptx::pack(ptx::low_half(lows), lost);
+      u = moved;
+    }
+    to[Record::u + turned] = u;
+    to[Record::alpha + row] = alpha;
   }
   DEVICE void write_sigma(const float (&sigma)[2], int c, uint32_t row) const {
     float* const to = *(float* const volatile*)&shared.where.sigma;
@@ -214,8 +234,8 @@ struct ScoreWarps {
     const uint32_t base = tile + (pair() >> 5) * C::k_pitch + (pair() & 3) * 4;
     const int j16 = (pair() & 31) >> 2;
     float even[2] = {0, 0};
-    n[0] *= record[Record::gamma];
-    n[1] *= record[Record::gamma];
+    n[0] *= record[C::At::gamma];
+    n[1] *= record[C::At::gamma];
 #pragma unroll
     for (int j = 0; j < share; j += flight) {
       uint32_t x[flight];
@@ -266,7 +286,7 @@ struct ScoreWarps {
     mine[1] = n[1];
     ptx::named_barrier(4, 128);
     const SweepPlace w = sweep.where();
-    if (!a.n_out || w.column != 0) return;
+    if (!a.n_out || w.column != C::n_column) return;
     for (int d = sweep.thread; d < a.key_width; d += 128) {
       float sum = 0;
 #pragma unroll
@@ -278,7 +298,7 @@ struct ScoreWarps {
   // ---- One step.
 
   DEVICE void step(int c) {
-    if constexpr (C::n_apart) {
+    if (C::n_apart && Sweep<C>::has_n()) {
       const int stage = c % C::k_stages;
       ptx::barrier_wait(Sweep<C>::at(&shared.full_n[stage]), Sweep<C>::parity(c, C::k_stages));
     }
@@ -311,8 +331,7 @@ struct ScoreWarps {
     if constexpr (C::norm) {  // before the weights: they need the registers
       const float* alphas = &record[C::alpha + row_here()];
       const float* products = &s[C::score_tokens / 2];
-      // Of two blocks that share scores, the second one's columns end in n.
-      const bool has_n = !C::shares_scores || Sweep<C>::rank() == 1;
+      const bool has_n = Sweep<C>::has_n();
       sigma[0] = has_n ? alphas[0] * (products[0] + products[1]) : 0.f;
       sigma[1] = has_n ? alphas[8] * (products[2] + products[3]) : 0.f;
     }
@@ -322,7 +341,7 @@ struct ScoreWarps {
     if constexpr (C::norm) {
       sum_rows(s, sigma);
       if constexpr (C::shares_scores) exchange_sums(sigma, c, row);
-      normalise(s, alpha, sigma, record, row);
+      normalise(s, alpha, sigma, record, row, c);
     }
     const int s_stage = c % C::s_stages;
     ptx::barrier_wait(Sweep<C>::at(&shared.empty_s[s_stage]),
@@ -341,7 +360,7 @@ struct ScoreWarps {
     if constexpr (C::norm) write_sigma(sigma, c, row);
   }
   DEVICE void weigh(float (&s)[COLUMNS], const float* record) const {
-    if (((const int*)record)[Record::plain]) {
+    if (((const int*)record)[C::At::plain]) {
       gate_plain(s, record);
     } else {
       gate(s, record);

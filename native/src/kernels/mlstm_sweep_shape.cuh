@@ -12,13 +12,14 @@ struct Columns {
 
 struct MlstmSweep {
   TensorMap q, k, v, o, x;  // x: what `dots` multiplies O with
-  const float* records;     // [units][chunks][Record::size], unit = batch row · heads + head
+  const float* records;     // [units][chunks][record_pitch], unit = batch row · heads + head
   const int32_t* lengths;   // [batch] or null
   const float* state_in;    // [units] of key_width · value_width; zeros when null
   float* state_out;         // or null
   const float* n_in;        // [units][key_width], with the normaliser; zeros when null
   float* n_out;             // or null
   float* sigma;             // [batch][length][heads] or null, with the normaliser
+  float* kept;              // records, where the backward pass will want its rows; or null
   uint16_t* scores;         // [units][chunks][2][64][32]: S, from dQ to dK of 512 keys
   float* dots;              // [parts][units][64 · chunks]: x·O summed over a part of 64 columns
   uint64_t units, length;
@@ -26,6 +27,7 @@ struct MlstmSweep {
   uint32_t key_width, value_width, key_stride, value_stride;  // strides of the state
   Columns q_columns, v_columns;  // q, k; v, o, x
   float eps;
+  uint32_t record_pitch;
 };
 static_assert(sizeof(MlstmSweep) == 832, "MlstmSweep");
 
@@ -64,7 +66,9 @@ struct SweepShape {
   static constexpr int q_stages = split ? 4 : near;
   static constexpr int k_stages = split ? 6 : feeds_values ? 3 : near;
   static constexpr int value_tiles = split ? 1 : 2;
-  static constexpr int v_stages = feeds_values && NORM ? 1 : near;
+  // O takes the place of the V that it came from: room for two of V beside n.
+  static constexpr bool in_place = feeds_values && NORM;
+  static constexpr int v_stages = near;
   static constexpr int s_stages = feeds_values && !given ? 1 : 2;
   // Records travel with K, or, where that comes in parts, with V.
   static constexpr int record_stages = split ? v_stages : k_stages;
@@ -72,22 +76,25 @@ struct SweepShape {
   static constexpr int q_box = KEY == 256 ? 4 : 1, k_box = KEY == 256 && !NORM ? 4 : 1;
   static constexpr int k_rows = CHUNK + (NORM ? 8 : 0);
   // n is kept by three warps of the producer's group, else by the scores' warpgroup: there 256/KEY
-  // groups of threads sum 64·KEY/256 tokens each.
+  // groups of threads sum 64·KEY/256 tokens each. Of two blocks that share scores, the second one's
+  // columns end in n; the first does not have it.
   static constexpr bool n_apart = NORM && producer;
   static constexpr int n_parts = !NORM ? 1 : n_apart ? 3 : 256 / KEY;
+  static constexpr int n_column = shares_scores ? value_tiles : 0;  // of the first block with it
   // Warps that read a part of Q or K: split, of both blocks.
   static constexpr int q_readers = given ? 8 : split ? 16 : 12;
   static constexpr int k_readers = given ? 8 : split ? 16 : 12 + (n_apart ? n_parts : 0);
-  static constexpr int v_readers = given ? 8 : split ? 12 : 4;
+  static constexpr int v_readers = given ? 8 : split ? 12 : in_place ? 1 : 4;
   static constexpr int s_fill = paired ? 1 : 4, s_readers = shares_scores ? 16 : 8;
   static constexpr int clearing_warps = given ? 8 : 12 + (n_apart ? n_parts : 0);
   // From the last chunk to the first, the rows and columns of a chunk's weights change places.
-  static constexpr int u = REVERSE ? Record::w : Record::u, w = REVERSE ? Record::u : Record::w;
-  static constexpr int alpha = REVERSE ? Record::beta : Record::alpha;
-  static constexpr int beta = REVERSE ? Record::alpha : Record::beta;
+  using At = RecordPlaces<NORM>;
+  static constexpr int u = REVERSE ? At::w : At::u, w = REVERSE ? At::u : At::w;
+  static constexpr int alpha = REVERSE ? At::beta : At::alpha;
+  static constexpr int beta = REVERSE ? At::alpha : At::beta;
   static constexpr int q_pitch = CHUNK * 128, k_pitch = k_rows * 128;  // bytes of a block
   static constexpr int part_bytes = CHUNK * 128 * part_blocks, value_bytes = CHUNK * 128;
-  static constexpr int record = NORM ? Record::size_norm : Record::size;
+  static constexpr int record = At::size;
   // Of S: the columns that this block makes, and accumulators.
   static constexpr int score_tokens = shares_scores ? CHUNK / 2 : CHUNK;
   static constexpr int score_columns = score_tokens / 2 + (NORM ? 4 : 0);
@@ -102,7 +109,9 @@ struct SweepPlace {
 };
 struct SweepPlaces {
   SweepPlace place;
-  float* sigma;  // of the batch row's first token, where this block writes it; else null
+  // Where this block writes them, else null: sigma of the batch row's first token; rows that the
+  // backward pass reads, of the unit's first chunk.
+  float *sigma, *kept;
 };
 
 // What 512 keys need besides. Halves: Q·C over half of the keys.
@@ -126,8 +135,9 @@ struct alignas(1024) SweepShared {
   // Rows 64..: n as bf16 high and low, zeros.
   uint16_t k[C::k_stages][C::part_blocks][C::k_rows][64];
   uint16_t v[C::value_tiles][C::v_stages][CHUNK][64];
-  uint16_t o[C::value_tiles][CHUNK][64];
-  uint16_t s[C::s_stages][C::gives ? 1 : CHUNK][64];  // given: two tiles of 32 columns
+  uint16_t o[C::value_tiles][C::in_place ? 1 : CHUNK][64];
+  // Given: two tiles of 32 columns.
+  alignas(1024) uint16_t s[C::s_stages][C::gives ? 1 : CHUNK][64];
   SplitShared<C::gives, C::given> split;
   float record[C::record_stages][C::record];
   float row_sums[2][C::norm && C::shares_scores ? CHUNK : 1];  // the other block's part of sigma

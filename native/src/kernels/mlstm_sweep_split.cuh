@@ -48,7 +48,7 @@ DEVICE void StateWarps<C>::split_step(int c) {
     sweep.cleared();
   }
   const float* record = sweep.record_of(c);
-  from_state(c, record[Record::gamma]);
+  from_state(c, record[C::At::gamma]);
   uint32_t x[4][4];
   scaled_values(x, v, record);
   sweep.release(&shared.empty_v[0][v_stage]);
@@ -201,7 +201,7 @@ DEVICE void ScoreWarps<C>::split_step(int c) const {
   multiply_parts(s, c);
   sweep.wait_record(c);
   const float* record = sweep.record_of(c);
-  if (((const int*)record)[Record::plain]) {
+  if (((const int*)record)[C::At::plain]) {
     // Rounded in each branch: S and its fragments would both live across the join.
     gate_plain(s, record);
     round(own, s);

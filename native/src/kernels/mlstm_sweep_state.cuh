@@ -64,7 +64,8 @@ struct StateWarps {
   // The first part of a step's keys that this warpgroup multiplies.
   DEVICE int first_part() const { return C::split ? sweep.group * C::own_parts : 0; }
 
-  // ---- H^T = C^T Q^T, and C^T *= gamma in its shadow: two k steps at a time, two in flight.
+  // ---- H^T = C^T Q^T: two k steps at a time, two in flight. Then C^T *= gamma, which is 1 but
+  // for one chunk in eight (Record).
   // With OUTPUT, the last chunk's rows leave meanwhile (given).
   template <bool OUTPUT = false>
   DEVICE void from_state(int c, float gamma) {
@@ -96,9 +97,10 @@ struct StateWarps {
         }
       }
       ptx::mma_commit();
-#pragma unroll
-      for (int i = g * 16; i < g * 16 + 16; i++) state[i] *= gamma;
       if constexpr (OUTPUT) output_slice(g);
+      if constexpr (C::in_place) {
+        if (g == 2) free_place(c);
+      }
       if (g < groups - 1) {
         ptx::mma_wait<1>();
         if (g > 0 && g % in_part == 0) sweep.release_q(c, first_part() + g / in_part - 1);
@@ -107,6 +109,10 @@ struct StateWarps {
       }
     }
     sweep.release_q(c, first_part() + C::own_parts - 1);
+    if (gamma != 1.f) {
+#pragma unroll
+      for (int i = 0; i < elements; i++) state[i] *= gamma;
+    }
   }
 
   // V^T diag(beta), as the A operand of the state's update.
@@ -204,7 +210,8 @@ struct StateWarps {
 
   // H^T, transposed and rounded, through shared memory to O.
   DEVICE void output(int c) {
-    const uint32_t tile = ptx::opaque(Sweep<C>::at(&shared.o[sweep.group][0][0]));
+    const uint32_t tile =
+        C::in_place ? values(c) : ptx::opaque(Sweep<C>::at(&shared.o[sweep.group][0][0]));
     if constexpr (C::dot) ptx::barrier_wait(Sweep<C>::at(&shared.full_x[sweep.group]), c & 1);
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
@@ -229,6 +236,13 @@ struct StateWarps {
     if constexpr (C::dot) write_dots(c);
   }
 
+  // The tile of O is free for this chunk: the store before has been read.
+  DEVICE void wait_for_place() const {
+    if constexpr (!C::dot) {
+      if (sweep.thread == 0) ptx::stores_read();
+    }
+    ptx::named_barrier(1 + sweep.group, 128);
+  }
   // The tile of O may take the next chunk's x: the store before has been read.
   DEVICE void request_x(int c) const {
     if (sweep.thread != 0) return;
@@ -240,37 +254,54 @@ struct StateWarps {
     }
   }
 
+  // The place of V of the chunk before, which O took: the store has read it.
+  DEVICE void free_place(int c) const {
+    if (c == 0 || ptx::thread_index() % 128 != 0) return;
+    ptx::stores_read();
+    ptx::barrier_arrive(Sweep<C>::at(&shared.empty_v[sweep.group][(c - 1) % C::v_stages]));
+  }
+  // Found again where nothing is left to keep them in.
+  DEVICE int v_stage(int c) const {
+    return (C::in_place ? (int)ptx::opaque(c) : c) % C::v_stages;
+  }
+  DEVICE uint32_t full_values(int c) const {
+    return Sweep<C>::at(&shared.full_v[sweep.group][v_stage(c)]);
+  }
+  DEVICE uint32_t values(int c) const {
+    return ptx::opaque(Sweep<C>::at(&shared.v[sweep.group][v_stage(c)][0][0]));
+  }
+
   DEVICE void step(int c) {
-    const int s_stage = c % C::s_stages, v_stage = c % C::v_stages;
-    const uint32_t full_v = Sweep<C>::at(&shared.full_v[sweep.group][v_stage]);
-    const uint32_t v = ptx::opaque(Sweep<C>::at(&shared.v[sweep.group][v_stage][0][0]));
+    const int s_stage = c % C::s_stages;
+    const uint32_t full_early = full_values(c), early = values(c);
     sweep.wait_q(c, 0);
     sweep.wait_k(c, 0);
     if (sweep.a.lengths && sweep.valid(c) < CHUNK) {
-      ptx::barrier_wait(full_v, Sweep<C>::parity(c, C::v_stages));
-      sweep.clear(v, sweep.valid(c));
+      ptx::barrier_wait(full_values(c), Sweep<C>::parity(c, C::v_stages));
+      sweep.clear(values(c), sweep.valid(c));
       sweep.cleared();
     }
     const float* record = sweep.record_of(c);
-    from_state(c, record[Record::gamma]);
+    from_state(c, record[C::At::gamma]);
     if constexpr (C::dot) request_x(c);
-    ptx::barrier_wait(full_v, Sweep<C>::parity(c, C::v_stages));
+    ptx::barrier_wait(C::in_place ? full_values(c) : full_early, Sweep<C>::parity(c, C::v_stages));
+    const uint32_t v = C::in_place ? values(c) : early;
     uint32_t x[4][4];
     scaled_values(x, v, record);
     ptx::barrier_wait(Sweep<C>::at(&shared.full_s[s_stage]), Sweep<C>::parity(c, C::s_stages));
     add_scores(shared.factor[c & 1], v, Sweep<C>::at(&shared.s[s_stage][0][0]));
     update(x, c);
-    if constexpr (!C::dot) {
-      if (sweep.thread == 0) ptx::stores_read();
-    }
-    ptx::named_barrier(1 + sweep.group, 128);
+    if constexpr (!C::in_place) wait_for_place();
     ptx::mma_wait<1>();
+    if constexpr (C::in_place) ptx::named_barrier(1 + sweep.group, 128);  // V is multiplied
     if constexpr (C::shares_scores) {
       sweep.release_both(&shared.empty_s[s_stage]);
     } else {
       sweep.release(&shared.empty_s[s_stage]);
     }
-    if constexpr (C::feeds_values) sweep.release(&shared.empty_v[sweep.group][v_stage]);
+    if constexpr (C::feeds_values && !C::in_place) {
+      sweep.release(&shared.empty_v[sweep.group][c % C::v_stages]);
+    }
     output(c);
     if constexpr (!C::feeds_values) {
       if (sweep.thread == 0) sweep.load_v(sweep.where(), c + C::v_stages, sweep.group);

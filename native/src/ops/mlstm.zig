@@ -4,6 +4,7 @@ const Context = @import("../runtime/context.zig").Context;
 const Tensor = @import("../runtime/tensor.zig").Tensor;
 const DType = @import("../dtype.zig").DType;
 const kinds = @import("../args/mlstm.zig");
+const cuda = @import("../cuda/mlstm_sweep.zig");
 const scratch = @import("../abi/scratch.zig");
 const slstm = @import("slstm.zig");
 const op = @import("call.zig");
@@ -11,8 +12,8 @@ const Call = op.Call;
 const Error = op.Error;
 
 /// Options as TypeScript writes them, scratch ints from 32: input gate, normalize, reset, form,
-/// chunk, gradient mode, eps term, whether the last state is wanted. Scratch floats: eps, reset
-/// value.
+/// chunk, gradient mode, eps term, whether the last state is wanted and a backward pass will come.
+/// Scratch floats: eps, reset value.
 const Options = struct {
     input_gate: u32,
     normalize: bool,
@@ -22,12 +23,13 @@ const Options = struct {
     mode: u32,
     eps_term: u32,
     wants_state: bool,
+    keeps: bool,
     eps: f64,
     reset_value: f64,
 };
 
 fn options(call: *Call) Error!Options {
-    const n = scratch.block.ints[32..40].*;
+    const n = scratch.block.ints[32..41].*;
     const f = scratch.block.floats[0..2].*;
     const most = [_]i32{ 1, 1, 2, 2 };
     for (n[0..4], most, 0..) |value, top, i| {
@@ -44,6 +46,7 @@ fn options(call: *Call) Error!Options {
         .mode = @intFromBool(n[5] != 0),
         .eps_term = @intFromBool(n[6] != 0),
         .wants_state = n[7] != 0,
+        .keeps = n[8] != 0,
         .eps = f[0],
         .reset_value = f[1],
     };
@@ -134,8 +137,10 @@ fn checkState(call: *Call, c: ?Tensor, n: ?Tensor, m: ?Tensor, s: Sizes, o: Opti
         return call.invalid("n is given, but there is no normaliser", .{});
 }
 
-/// Handles in scratch ints (see `inputs`), options in scratch. Outputs: h; with a normaliser sigma,
-/// for the backward pass; where it is wanted the last state c, n, m, which training does not write.
+/// Handles in scratch ints (see `inputs`), options in scratch. Outputs: h; where it is wanted the
+/// last state c, n, m, which training does not write; for the backward pass, records of the gates
+/// (rank 1) where this backend's wants them, and sigma (rank 3) where it, or the simple path that a
+/// gradient of the last state takes, does.
 pub fn forward(context: *Context) Error!void {
     var call = Call.begin(context, "mlstm");
     defer call.end();
@@ -143,13 +148,11 @@ pub fn forward(context: *Context) Error!void {
     const x = try inputs(&call, scratch.block.ints[0..10].*, o);
     const s = x.sizes;
     const h = try call.output(x.q.dtype, &.{ s.batch, s.length, s.heads, s.v });
-    const tokens = [_]usize{ s.batch, s.length, s.heads };
-    const sigma = try call.optionalOutput(o.normalize, x.A, &tokens);
     const c = [_]usize{ s.batch, s.heads, s.qk, s.v };
     const c_last = try call.optionalOutput(o.wants_state, x.A, &c);
     const n_last = try call.optionalOutput(o.wants_state, x.A, c[0..3]);
     const m_last = try call.optionalOutput(o.wants_state, x.A, c[0..2]);
-    try call.run("mlstmForward", x.q.dtype, .{
+    var arguments: kinds.MlstmForward = .{
         .q = x.q.data(),
         .k = x.k.data(),
         .v = x.v.data(),
@@ -161,11 +164,12 @@ pub fn forward(context: *Context) Error!void {
         .borders = op.pointer(x.rows.borders),
         .lengths = op.pointer(x.rows.lengths),
         .h = h.data(),
-        .sigma = op.pointer(sigma),
+        .sigma = null,
         .m = null,
         .c_last = op.pointer(c_last),
         .n_last = op.pointer(n_last),
         .m_last = op.pointer(m_last),
+        .records = null,
         .q_strides = stridesOf(x.q),
         .k_strides = stridesOf(x.k),
         .v_strides = stridesOf(x.v),
@@ -181,23 +185,48 @@ pub fn forward(context: *Context) Error!void {
         .normalize = @intFromBool(o.normalize),
         .reset = o.reset,
         .form = o.form,
-    });
+    };
+    if (o.keeps) try keep(&call, &arguments, x, o);
+    try call.run("mlstmForward", x.q.dtype, arguments);
     try call.commit();
 }
 
-/// Handles in scratch ints: the ten of `inputs`, then h, sigma, dh, dc, dn. Outputs: dq, dk, dv,
-/// di, df, and the gradients of c0 and n0 where they are given.
+/// Outputs that only the backward pass reads.
+fn keep(call: *Call, a: *kinds.MlstmForward, x: Inputs, o: Options) Error!void {
+    const count = if (call.context.device == .cuda)
+        cuda.recordFloats(call.context.gpu.?, x.q.dtype, a, o.mode)
+    else
+        0;
+    if (count > 0) a.records = (try call.output(.f32, &.{count})).data();
+    const tokens = [_]usize{ x.sizes.batch, x.sizes.length, x.sizes.heads };
+    const wants_sigma = o.normalize and (count == 0 or o.wants_state);
+    a.sigma = op.pointer(try call.optionalOutput(wants_sigma, x.A, &tokens));
+}
+
+/// Handles in scratch ints: the ten of `inputs`, then h, sigma, dh, dc, dn, records. Outputs: dq,
+/// dk, dv, di, df, and the gradients of c0 and n0 where they are given.
 pub fn backward(context: *Context) Error!void {
     var call = Call.begin(context, "mlstmBackward");
     defer call.end();
     const o = try options(&call);
-    const more = scratch.block.ints[10..15].*;
+    const more = scratch.block.ints[10..16].*;
     const x = try inputs(&call, scratch.block.ints[0..10].*, o);
     const s = x.sizes;
     const wide = [_]usize{ s.batch, s.length, s.heads, s.v };
     const h = try call.inputAs("h", more[0], x.q.dtype);
-    const sigma = if (o.normalize) try call.inputAs("sigma", more[1], x.A) else null;
-    const dh = try call.inputAs("dh", more[2], x.q.dtype);
+    const records = try call.optionalAs("records", more[5], .f32);
+    const sigma = if (!o.normalize)
+        null
+    else if (records == null)
+        try call.inputAs("sigma", more[1], x.A)
+    else
+        try call.optionalAs("sigma", more[1], x.A);
+    var dh = try call.inputAs("dh", more[2], x.q.dtype);
+    if (records != null and @intFromPtr(dh.data()) % 16 != 0) { // their path loads 16 bytes at once
+        const moved = try call.temporary(dh.dtype, dh.dims());
+        try op.copyInto(context, dh, moved);
+        dh = moved;
+    }
     try call.expectShape("h", h, &wide);
     if (sigma) |t| try call.expectShape("sigma", t, wide[0..3]);
     try call.expectShape("dh", dh, &wide);
@@ -225,6 +254,7 @@ pub fn backward(context: *Context) Error!void {
         .lengths = op.pointer(x.rows.lengths),
         .h = h.data(),
         .sigma = op.pointer(sigma),
+        .records = op.pointer(records),
         .dh = dh.data(),
         .dc_last = op.pointer(dc),
         .dn_last = op.pointer(dn),

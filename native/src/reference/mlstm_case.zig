@@ -282,6 +282,7 @@ pub fn forward(
     a.c_last = out.c.ptr;
     a.n_last = out.n.ptr;
     a.m_last = out.m_last.ptr;
+    a.records = null;
     try run(S, kernels.mlstmForward, case.threads, &a);
     return out;
 }
@@ -317,6 +318,7 @@ pub fn backward(
     typed.fill(&a, case, in);
     a.h = result.h.ptr;
     a.sigma = result.sigma.ptr;
+    a.records = null;
     a.dh = (try lab.typed(S, cotangents.dh)).ptr;
     a.dc_last = pointer(try lab.maybe(A, cotangents.dc));
     a.dn_last = pointer(try lab.maybe(A, cotangents.dn));

@@ -30,6 +30,11 @@ static const Shape small_cases[] = {
     {"g 64/128 whole plain", 3, 640, 4, 64, 128, true, false, true, false, 0, false},
     {"g 64/128 whole steep", 1, 320, 3, 64, 128, false, true, false, false, 0, false, true},
     {"g 64/128 steep sig", 1, 320, 3, 64, 128, true, false, false, false, 0, false, true},
+    {"b 128/256 whole exp", 1, 640, 2, 128, 256, false, true, true, false, 0, false},
+    {"b 128/256 whole sig", 1, 640, 2, 128, 256, true, false, true, false, 0, false},
+    {"d 256/512 whole exp", 1, 640, 1, 256, 512, false, true, true, false, 0, false},
+    {"d 256/512 whole sig", 1, 640, 1, 256, 512, true, false, true, false, 0, false},
+    {"d 256/512 steep exp", 1, 320, 1, 256, 512, false, true, false, false, 0, false, true},
     {"f 64/128 steep", 1, 330, 3, 64, 128, false, true, false, false, 0, false, true},
     {"f 128/256 steep sig", 1, 200, 9, 128, 256, true, false, false, false, 0, false, true},
 };

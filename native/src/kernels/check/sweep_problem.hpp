@@ -97,24 +97,22 @@ struct Problem {
   }
   // As cuda/mlstm_sweep_launch.zig chooses.
   bool plain_gates() const { return !borders && !lengths && s.length % 64 == 0; }
-  uint64_t plain_blocks() const { return (gate_blocks() + 3) / 4; }
+  uint64_t plain_blocks(int warps) const {
+    return (uint64_t)s.batch * ((chunks + warps - 1) / warps) * ((s.heads + 7) / 8);
+  }
   uint64_t gate_blocks() const { return (uint64_t)s.batch * chunks * ((s.heads + 7) / 8); }
-  void gates(bool backward) const {
+  void gates() const {
     MlstmGates a = {};
     a.i = i, a.f = f, a.m0 = m0, a.borders = borders, a.lengths = lengths;
     a.summaries = summaries, a.records = records;
-    a.scale = scale, a.eps = 1e-6, a.reset_value = -25;
+    a.scale = scale, a.reset_value = -25;
     a.sizes = gate_sizes();
-    if (backward) {
-      a.sigma = s.normalize ? sigma : nullptr;
-    } else {
-      a.m = m, a.m_last = m_last, a.sigma_out = sigma;
-    }
+    a.m = m, a.m_last = m_last, a.sigma_out = sigma;
     if (plain_gates()) {
-      if (!s.sigmoid) LAUNCH(mlstm_gates_summaries_plain, plain_blocks(), 1, 128, 0, a);
+      if (!s.sigmoid) LAUNCH(mlstm_gates_summaries_plain, plain_blocks(4), 1, 128, 0, a);
       Following second(!s.sigmoid);
-      if (s.sigmoid) LAUNCH(mlstm_gates_records_plain_sig, plain_blocks(), 1, 128, 0, a);
-      else LAUNCH(mlstm_gates_records_plain_exp, plain_blocks(), 1, 128, 0, a);
+      if (s.sigmoid) LAUNCH(mlstm_gates_records_plain_sig, plain_blocks(8), 1, 256, 0, a);
+      else LAUNCH(mlstm_gates_records_plain_exp, plain_blocks(8), 1, 256, 0, a);
       return;
     }
     if (!s.sigmoid) LAUNCH(mlstm_gates_summaries, gate_blocks(), 1, 256, 0, a);
@@ -155,7 +153,10 @@ struct Problem {
     a.x = pass == dq_pass ? map_qk(q, 1)
           : pass == dk_pass ? map_qk(k, 1)
                             : a.v;
-    a.records = records;
+    const bool behind = s.normalize && !norm;  // what only the forward pass reads
+    a.records = records + (behind ? Record::rows_norm : 0);
+    a.record_pitch = s.normalize ? Record::size_norm : Record::size;
+    a.kept = norm ? records : nullptr;
     a.lengths = lengths;
     a.units = units, a.length = s.length, a.heads = s.heads, a.chunks = chunks;
     a.key_width = narrow ? s.qk : s.v, a.value_width = narrow ? s.v : s.qk;
@@ -217,7 +218,7 @@ struct Problem {
     if (lengths) LAUNCH(mlstm_clear_rows, 64, s.batch, 256, 0, a);
   }
   void forward() const {
-    gates(false);
+    gates();
     sweep(forward_pass);
     clear(h, s.v);
   }
@@ -232,21 +233,24 @@ struct Problem {
     a.di = di, a.df = df, a.sizes = gate_sizes();
     a.row_parts = a.column_parts = (s.qk + 63) / 64;
     if (plain_gates()) {
-      LAUNCH(mlstm_gate_sums_plain, plain_blocks(), 1, 128, 0, a);
+      LAUNCH(mlstm_gate_sums_plain, plain_blocks(4), 1, 128, 0, a);
       Following second(true);
-      if (s.sigmoid) LAUNCH(mlstm_gate_gradients_plain_sig, plain_blocks(), 1, 128, 0, a);
-      else LAUNCH(mlstm_gate_gradients_plain_exp, plain_blocks(), 1, 128, 0, a);
+      if (s.sigmoid) LAUNCH(mlstm_gate_gradients_plain_sig, plain_blocks(4), 1, 128, 0, a);
+      else LAUNCH(mlstm_gate_gradients_plain_exp, plain_blocks(4), 1, 128, 0, a);
       return;
     }
     LAUNCH(mlstm_gate_sums, gate_blocks(), 1, 256, 0, a);
     LAUNCH(mlstm_gate_gradients, gate_blocks(), 1, 256, 0, a);
   }
-  // dV last: dc0 may be dc, which dK reads too.
+  // In the order of cuda/mlstm_sweep.zig.
+  void sweep_back(const MlstmSweep (&a)[4]) const {
+    const Pass wide[] = {dv_pass, dq_pass, dk_pass}, others[] = {dk_pass, dq_pass, dv_pass};
+    for (Pass pass : s.v == 512 ? wide : others) sweep(pass, a[pass]);
+  }
   void backward() const {
-    gates(true);
-    sweep(dq_pass);
-    sweep(dk_pass);
-    sweep(dv_pass);
+    const MlstmSweep a[4] = {arguments(forward_pass), arguments(dv_pass), arguments(dq_pass),
+                             arguments(dk_pass)};
+    sweep_back(a);
     gate_gradients();
     clear(dq, s.qk), clear(dk, s.qk), clear(dv, s.v);
   }

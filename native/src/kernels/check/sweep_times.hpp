@@ -106,33 +106,32 @@ static void time_passes(const Shape& s) {
   check_rows(p, p.units - 1, errors);
   for (const Error& e : errors) e.report(s.name, false);
 
+  // Nothing but h and the gradients, as in training.
+  p.m = p.sigma = p.c_last = p.n_last = p.m_last = p.dc0 = nullptr;
   const double row = 2.0 * rows, wide = row * (2 * s.qk + 2 * s.v);
-  time_one(s, "forward gates", 8.0 * rows, [&] { p.gates(false); });
+  time_one(s, "gates", 8.0 * rows, [&] { p.gates(); });
   const MlstmSweep arguments[4] = {p.arguments(forward_pass), p.arguments(dv_pass),
                                    p.arguments(dq_pass), p.arguments(dk_pass)};
   const char* names[] = {"forward", "dV", "dQ", "dK"};
-  p.gates(false);
   time_one(s, names[0], wide, [&] { p.sweep(forward_pass, arguments[0]); });
-  time_one(s, "backward gates", 12.0 * rows, [&] { p.gates(true); });
   for (int e = 1; e < 4; e++)
     time_one(s, names[e], wide + (e > 1 ? row * s.qk : 0),
              [&] { p.sweep((Pass)e, arguments[e]); });
   time_one(s, "gate gradients", 24.0 * rows, [&] { p.gate_gradients(); });
+  time_one(s, "gates, forward", wide, [&] { p.gates(); p.sweep(forward_pass, arguments[0]); });
   time_one(s, "one stream", 4 * wide + 2 * row * s.qk, [&] {
-    p.gates(false);
+    p.gates();
     p.sweep(forward_pass, arguments[0]);
-    p.gates(true);
-    for (int e = 1; e < 4; e++) p.sweep((Pass)e, arguments[e]);
+    p.sweep_back(arguments);
     p.gate_gradients();
   });
   if (s.v == 512) return;  // clusters of dV wait for the blocks of the gates' gradients
   const Beside beside;
   time_one(s, "gradients beside", 4 * wide + 2 * row * s.qk, [&] {
-    p.gates(false);
+    p.gates();
     p.sweep(forward_pass, arguments[0]);
-    p.gates(true);
-    p.sweep(dq_pass, arguments[2]);
     p.sweep(dk_pass, arguments[3]);
+    p.sweep(dq_pass, arguments[2]);
     beside.fork();
     p.gate_gradients();
     beside.back();
