@@ -1,6 +1,5 @@
 //! One GPU: driver, stream, kernels, memory, staging. One stream carries all work in the order of
-//! the calls, a second one what an operation lets run beside it; the host waits only where a value
-//! is read.
+//! the calls; the host waits only where a value is read.
 
 const std = @import("std");
 const args = @import("../args.zig");
@@ -38,8 +37,6 @@ pub const Shape = struct {
     threads: u32 = 256,
     shared: u32 = 0,
     cluster: u32 = 1,
-    /// On the second stream: between `fork` and `join`.
-    beside: bool = false,
     /// Begins while the kernel before it ends, which calls `lead`; calls `follow` (common.cuh).
     follows: bool = false,
 };
@@ -53,9 +50,6 @@ pub const Device = struct {
     api: driver.Api,
     context: driver.Context,
     stream: driver.Stream,
-    side: driver.Stream = null,
-    forked: driver.Event = null,
-    joined: driver.Event = null,
     ordinal: c_int,
     facts: Facts,
     memory: Memory,
@@ -101,7 +95,6 @@ pub const Device = struct {
         try api.check(api.CtxSetCurrent(device.context), "CUDA context");
         // Non-blocking: independent of the legacy default stream.
         try api.check(api.StreamCreateWithPriority(&device.stream, 1, 0), "CUDA stream");
-        try api.check(api.StreamCreateWithPriority(&device.side, 1, 0), "CUDA stream");
         try device.load();
         var pinned: ?*anyopaque = null;
         const pinned_bytes = (upload_slots + 1) * staging_bytes;
@@ -110,8 +103,6 @@ pub const Device = struct {
         const no_timing = 2;
         for (&device.copied) |*event|
             try api.check(api.EventCreate(event, no_timing), "CUDA event");
-        try api.check(api.EventCreate(&device.forked, no_timing), "CUDA event");
-        try api.check(api.EventCreate(&device.joined, no_timing), "CUDA event");
         const fault = device.memory.alloc(&device.api, @sizeOf(Fault)) catch
             return status.fail(.out_of_memory, "CUDA: no device memory at all", .{});
         device.fault = fault.address;
@@ -197,7 +188,6 @@ pub const Device = struct {
             name ++ ": a grid of {d} blocks, more than CUDA launches at once",
             .{shape.x},
         );
-        const stream = if (shape.beside) device.side else device.stream;
         var attributes: [2]driver.LaunchAttribute = undefined;
         var count: u32 = 0;
         if (shape.cluster > 1) {
@@ -212,7 +202,7 @@ pub const Device = struct {
             .grid = .{ @intCast(shape.x), shape.y, shape.z },
             .block = .{ shape.threads, 1, 1 },
             .shared_bytes = shape.shared,
-            .stream = stream,
+            .stream = device.stream,
             .attributes = &attributes,
             .attribute_count = count,
         };
@@ -224,25 +214,9 @@ pub const Device = struct {
         );
         device.launches += 1;
         if (device.synchronous) try device.api.check(
-            device.api.StreamSynchronize(stream),
+            device.api.StreamSynchronize(device.stream),
             name,
         );
-    }
-
-    /// What is launched `beside` from here on starts behind all that the stream has now, and may
-    /// run together with what the stream gets later, until `join`. Within one operation: scratch
-    /// is given back, and reused, in the order of the stream.
-    pub fn fork(device: *Device) Error!void {
-        const api = &device.api;
-        try api.check(api.EventRecord(device.forked, device.stream), "fork");
-        try api.check(api.StreamWaitEvent(device.side, device.forked, 0), "fork");
-    }
-
-    /// The stream goes on when all that was launched `beside` is done.
-    pub fn join(device: *Device) Error!void {
-        const api = &device.api;
-        try api.check(api.EventRecord(device.joined, device.side), "join");
-        try api.check(api.StreamWaitEvent(device.stream, device.joined, 0), "join");
     }
 
     /// `launch` of the variant for a storage type: name_f32 or name_bf16.

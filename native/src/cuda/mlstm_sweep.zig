@@ -100,25 +100,18 @@ pub fn forward(device: *Device, a: *const args.MlstmForward) Error!void {
 }
 
 /// Sweeps take turns in their direction, so that each finds in the second-level cache what the one
-/// before it has read last. 512 keys: dK takes its scores from dQ, and clusters would wait for the
-/// blocks of the gates' gradients; else these run beside dV. dc0 may be dc_last, which dK reads:
-/// then dV comes last.
+/// before it has read last; 512 keys: dK takes its scores from dQ. dc0 may be dc_last, which dK and
+/// the gates' gradients read: then dV comes last.
 pub fn backward(device: *Device, a: *const args.MlstmBackward) Error!void {
     const r: Run(args.MlstmBackward) = .start(device, a, @ptrCast(@alignCast(a.records.?)));
     const scratch: Scratch = try .alloc(&r);
     const dh = r.contiguous(a.dh, a.width_v);
-    const first = scratch.scores != null and (a.dc0 == null or a.dc0 != a.dc_last);
-    if (first) try gradientOfValues(&r, dh);
-    if (scratch.scores == null) try gradientOfKeys(&r, dh, scratch);
+    const dv_first = a.dc0 == null or a.dc0 != a.dc_last;
+    if (dv_first) try gradientOfValues(&r, dh);
     try gradientOfQueries(&r, dh, scratch);
-    if (scratch.scores != null) try gradientOfKeys(&r, dh, scratch);
-    // Their share of the last state reads dc_last, too.
-    const beside = scratch.state == null and scratch.scores == null;
-    if (beside) try device.fork();
-    errdefer if (beside) device.join() catch {};
-    try gateGradients(&r, scratch, beside);
-    if (!first) try gradientOfValues(&r, dh);
-    if (beside) try device.join();
+    try gradientOfKeys(&r, dh, scratch);
+    try gateGradients(&r, scratch);
+    if (!dv_first) try gradientOfValues(&r, dh);
     try r.clearRows(a.dq, a.width_qk);
     try r.clearRows(a.dk, a.width_qk);
     try r.clearRows(a.dv, a.width_v);
@@ -194,11 +187,7 @@ fn gradientOfValues(r: *const Backward, dh: launches.Operand) Error!void {
     try r.launchSweep(.dv, s);
 }
 
-fn gateGradients(
-    r: *const Backward,
-    scratch: Scratch,
-    beside: bool,
-) Error!void {
+fn gateGradients(r: *const Backward, scratch: Scratch) Error!void {
     const a = r.a;
     const device = r.device;
     const parts: u32 = @intCast(launches.blocksOf(a.width_qk, 64));
@@ -229,14 +218,13 @@ fn gateGradients(
     };
     if (r.hasPlainGates()) {
         var plain = r.plainShape(4);
-        plain.beside = beside;
         try device.launch("mlstm_gate_sums_plain", plain, g);
         plain.follows = true;
         if (a.input_gate == args.input_gate.exp)
             return device.launch("mlstm_gate_gradients_plain_exp", plain, g);
         return device.launch("mlstm_gate_gradients_plain_sig", plain, g);
     }
-    const shape: Shape = .{ .x = r.gateBlocks(), .beside = beside };
+    const shape: Shape = .{ .x = r.gateBlocks() };
     try device.launch("mlstm_gate_sums", shape, g);
     try device.launch("mlstm_gate_gradients", shape, g);
 }

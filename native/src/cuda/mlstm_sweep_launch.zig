@@ -245,7 +245,7 @@ pub fn Run(comptime A: type) type {
             if (r.hasPlainGates()) {
                 var shape = r.plainShape(8);
                 if (!is_exp) return r.device.launch("mlstm_gates_records_plain_sig", shape, g);
-                try r.device.launch("mlstm_gates_summaries_plain", r.plainShape(4), g);
+                try r.device.launch("mlstm_gates_summaries_plain", shape, g);
                 shape.follows = true;
                 return r.device.launch("mlstm_gates_records_plain_exp", shape, g);
             }

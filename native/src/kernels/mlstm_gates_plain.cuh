@@ -127,29 +127,53 @@ template <bool sigmoid> struct PlainGates {
   }
 };
 
-KERNEL(128, mlstm_gates_summaries_plain, MlstmGates) {
+// What the chunks of a block do to the state's m: max(decay + m, floor), exponents of 2.
+struct PlainGroup {
+  static constexpr uint32_t size = 8;
+  double decay[size][block_heads], floor[size][block_heads];
+
+  // By all threads of the block.
+  template <bool sigmoid> DEVICE void gather(const PlainPlace& p, const PlainGates<sigmoid>& g) {
+    const int own = threadIdx.x / warp_size, head = p.lane() % block_heads;
+    if (p.part() == 0) {
+      decay[own][head] = g.total * log2_e;
+      floor[own][head] = (g.total + g.most) * log2_e;
+    }
+    __syncthreads();
+  }
+};
+
+KERNEL(256, mlstm_gates_summaries_plain, MlstmGates) {
   lead();
+  __shared__ PlainGroup group;
   const PlainPlace place(a.sizes);
-  const PlainGates<false> g(a, place);
-  if (!place.exists || place.part() != 0) return;
-  double* to = a.summaries + (place.unit() * a.sizes.chunks + place.chunk) * 2;
-  to[0] = g.total * log2_e;
-  to[1] = (g.total + g.most) * log2_e;
+  group.gather(place, PlainGates<false>(a, place));
+  if (threadIdx.x >= block_heads || !place.exists) return;
+  double decay = 0, floor = -INFINITY;
+  for (uint32_t c = 0; c < PlainGroup::size; c++) {
+    floor = greater(floor + group.decay[c][threadIdx.x], group.floor[c][threadIdx.x]);
+    decay += group.decay[c][threadIdx.x];
+  }
+  const uint32_t groups = (a.sizes.chunks + PlainGroup::size - 1) / PlainGroup::size;
+  double* to = a.summaries + (place.unit() * groups + place.chunk / PlainGroup::size) * 2;
+  to[0] = decay;
+  to[1] = floor;
 }
 
-// `m_before` by the four lanes of a head.
+// The state's m before the block's first chunk, by the four lanes of a head.
 DEVICE double plain_m_before(const MlstmGates& a, const PlainPlace& p) {
-  const double* summaries = a.summaries + p.unit() * a.sizes.chunks * 2;
-  const uint32_t share = (p.chunk + PlainPlace::parts - 1) / PlainPlace::parts;
+  const uint32_t groups = (a.sizes.chunks + PlainGroup::size - 1) / PlainGroup::size;
+  const uint32_t behind = p.exists ? p.chunk / PlainGroup::size : 0;
+  const double* summaries = a.summaries + p.unit() * groups * 2;
+  const uint32_t share = (behind + PlainPlace::parts - 1) / PlainPlace::parts;
   const uint32_t first = p.part() * share;
-  const uint32_t end = first + share < p.chunk ? first + share : p.chunk;
+  const uint32_t end = first + share < behind ? first + share : behind;
   double decay = 0, floor = -INFINITY;
 #pragma unroll 4
   for (uint32_t c = first; c < end; c++) {
-    const double of_chunk = p.exists ? summaries[2 * c] : 0;
-    const double least = p.exists ? summaries[2 * c + 1] : 0;
-    floor = greater(floor + of_chunk, least);
-    decay += of_chunk;
+    const double of_group = summaries[2 * c];
+    floor = greater(floor + of_group, summaries[2 * c + 1]);
+    decay += of_group;
   }
 #pragma unroll
   for (int step = 1; step < PlainPlace::parts; step *= 2) {
@@ -167,27 +191,31 @@ DEVICE double plain_m_before(const MlstmGates& a, const PlainPlace& p) {
   return greater(decay + initial, floor);
 }
 
-// Powers of 2 that the state is kept times of before and after a chunk (Record). Each chunk of a
-// group passes on the decays of those before it, until the last one, or too much of them, ends it.
-struct PlainFrame {
-  double before, after;
-  bool ends;
+// The state before and after a chunk: its m; the powers of 2 that it is kept times of (Record), all
+// exponents of 2. Each chunk of a block passes on the decays of those before it, until the last one,
+// or too much of them, ends it.
+struct PlainState {
+  double before, after, frame_before = 0, frame_after = 0;
+  float m_last = 0, gamma = 1;
 
-  // By all threads of a block; decay: what the chunk does to the state, an exponent of 2.
-  DEVICE PlainFrame(const PlainPlace& p, double decay) {
-    constexpr uint32_t group = 8;  // of a block
-    __shared__ double decays[group][block_heads];
-    const uint32_t own = p.chunk % group, head = p.lane() % block_heads;
-    if (p.part() == 0) decays[own][head] = decay;
-    __syncthreads();
-    before = after = 0;
-    ends = false;
+  // m: before the block's first chunk; null with the sigmoid gate.
+  DEVICE PlainState(const PlainPlace& p, const PlainGroup& group, const double* m)
+      : before(m ? *m : 0), after(before) {
+    const uint32_t own = threadIdx.x / warp_size, head = p.lane() % block_heads;
     for (uint32_t c = 0; c <= own; c++) {
+      const bool last = p.chunk - own + c == p.sizes.chunks - 1;
+      double decay = group.decay[c][head];
       before = after;
-      after += decays[c][head];
-      const bool last = c == group - 1 || p.chunk - own + c == p.sizes.chunks - 1;
-      ends = last || !(after >= -64);
-      if (ends) after = 0;
+      frame_before = frame_after;
+      if (m) after = greater(before + decay, group.floor[c][head]);
+      m_last = (float)(after * ln_2);
+      // C and n of the last state match the m that its tensor can hold.
+      if (m && last) after = m_last * log2_e;
+      decay += before - after;
+      frame_after += decay;
+      const bool ends = last || c == PlainGroup::size - 1 || !(frame_after >= -64);
+      gamma = ends ? exp2_of(frame_after) : 1.f;
+      if (ends) frame_after = 0;
     }
   }
 };
@@ -196,27 +224,18 @@ template <bool sigmoid, bool norm> struct PlainVectors {
   static constexpr int count = PlainPlace::count;
   const MlstmGates& a;
   const PlainPlace& place;
-  double before, after, middle;  // m of the state, and b_L/2, as exponents of 2
-  double into, out;              // of the state as it is kept: its m, moved by the frame
-  float gamma;
+  const PlainState state;
+  const double middle;     // b_L/2, an exponent of 2
+  const double out, into;  // m of the state as it is kept
   RecordParts record;
 
-  DEVICE PlainVectors(const MlstmGates& args, const PlainPlace& p, const PlainGates<sigmoid>& g)
-      : a(args), place(p), record(args, p.unit(), p.chunk) {
+  DEVICE PlainVectors(const MlstmGates& args, const PlainPlace& p, const PlainGates<sigmoid>& g,
+                      const PlainState& s)
+      : a(args), place(p), state(s), middle(g.total * (log2_e / 2)),
+        out(s.before + s.frame_before), into(s.after + s.frame_after),
+        record(args, p.unit(), p.chunk) {
     const bool last = p.chunk == a.sizes.chunks - 1;
-    if (!sigmoid) follow();  // the summaries
-    before = sigmoid ? 0 : plain_m_before(a, p);
-    after = sigmoid ? 0 : greater(g.total * log2_e + before, (g.total + g.most) * log2_e);
-    middle = g.total * (log2_e / 2);
-    const float m_last = (float)(after * ln_2);
-    // C and n of the last state match the m that its tensor can hold.
-    if (last) after = sigmoid ? 0 : m_last * log2_e;
-    if (last && a.m_last && p.exists && p.part() == 0) a.m_last[p.unit()] = m_last;
-    const double decay = 2 * middle + before - after;
-    const PlainFrame frame(p, decay);
-    gamma = frame.ends ? exp2_of(frame.before + decay) : 1.f;
-    out = before + frame.before;
-    into = after + frame.after;
+    if (last && a.m_last && p.exists && p.part() == 0) a.m_last[p.unit()] = s.m_last;
   }
 
   // Four tokens of a lane lie side by side as they come, or `turned`.
@@ -239,7 +258,7 @@ template <bool sigmoid, bool norm> struct PlainVectors {
     const float scale = (float)a.scale, log_scale = log2f(scale);
     float u[count], w[count], floor[count], own_m[count];
     // b and the highest li - b so far, from b before the lane's first token.
-    float b = 0, highest = (float)(greater(g.highest, before * ln_2) + g.before);
+    float b = 0, highest = (float)(greater(g.highest, state.before * ln_2) + g.before);
     const float start = (float)(g.before * log2_e - middle);
     bool small = true;
 #pragma unroll
@@ -259,7 +278,7 @@ template <bool sigmoid, bool norm> struct PlainVectors {
     const uint32_t heads = __ballot_sync(full_mask, small) >> place.lane() % block_heads;
     constexpr uint32_t lanes_of_head = 0x01010101;
     const bool plain = (heads & lanes_of_head) == lanes_of_head;
-    const float rest[4] = {gamma, __int_as_float(plain), 0, 0};
+    const float rest[4] = {state.gamma, __int_as_float(plain), 0, 0};
     if (place.exists && place.part() == 0) store_pack(record.common + Record::gamma, rest);
     if (!plain) return exponents(g);
     const float moved_u = (float)(middle + out), moved_w = (float)(middle - into);
@@ -281,7 +300,7 @@ template <bool sigmoid, bool norm> struct PlainVectors {
   DEVICE void exponents(const PlainGates<sigmoid>& g) const {
     if (!place.exists) return;
     const float scale = (float)a.scale, log_scale = log2f(scale);
-    double b = g.before, highest = greater(g.highest, before * ln_2);
+    double b = g.before, highest = greater(g.highest, state.before * ln_2);
 #pragma unroll 1
     for (int t = 0; t < count; t++) {
       const uint64_t at = place.from() + t * a.sizes.heads;
@@ -303,22 +322,27 @@ template <bool sigmoid, bool norm> struct PlainVectors {
 
 template <bool sigmoid, bool norm>
 DEVICE void plain_records(const MlstmGates& a, const PlainPlace& place) {
+  __shared__ PlainGroup group;
   const PlainGates<sigmoid> g(a, place);
-  PlainVectors<sigmoid, norm>(a, place, g).make(g);
-}
-
-template <bool sigmoid> DEVICE void plain_records(const MlstmGates& a, const PlainPlace& place) {
-  if (a.sizes.normalize) return plain_records<sigmoid, true>(a, place);
-  plain_records<sigmoid, false>(a, place);
-  const float none[PlainPlace::count] = {};
-  if (a.sigma_out) place.store(a.sigma_out, none);
+  double m = 0;
+  if (!sigmoid) {
+    follow();  // the summaries
+    m = plain_m_before(a, place);
+  }
+  group.gather(place, g);
+  const PlainState state(place, group, sigmoid ? nullptr : &m);
+  PlainVectors<sigmoid, norm>(a, place, g, state).make(g);
 }
 
 KERNEL(256, mlstm_gates_records_plain_exp, MlstmGates) {
-  plain_records<false>(a, PlainPlace(a.sizes));
+  plain_records<false, true>(a, PlainPlace(a.sizes));
 }
 KERNEL(256, mlstm_gates_records_plain_sig, MlstmGates) {
-  plain_records<true>(a, PlainPlace(a.sizes));
+  const PlainPlace place(a.sizes);
+  if (a.sizes.normalize) return plain_records<true, true>(a, place);
+  plain_records<true, false>(a, place);
+  const float none[PlainPlace::count] = {};
+  if (a.sigma_out) place.store(a.sigma_out, none);
 }
 
 // ---- Gradients.

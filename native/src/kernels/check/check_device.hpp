@@ -105,7 +105,6 @@ inline void finish(const char* what) {
   _exit(3);
 }
 
-inline cudaStream_t launch_stream = nullptr;  // what launches go to
 inline int following = 0;  // launches may begin while the one before them ends
 template <typename Args>
 void launch(void (*kernel)(const Args), uint64_t x, uint32_t y, int threads, int shared,
@@ -120,7 +119,6 @@ void launch(void (*kernel)(const Args), uint64_t x, uint32_t y, int threads, int
   config.gridDim = dim3(x, y);
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared;
-  config.stream = launch_stream;
   config.attrs = attribute;
   config.numAttrs = cluster > 1 ? 2 : 1;
   CHECK(cudaLaunchKernelEx(&config, kernel, a));

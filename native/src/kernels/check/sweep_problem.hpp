@@ -109,7 +109,7 @@ struct Problem {
     a.sizes = gate_sizes();
     a.m = m, a.m_last = m_last, a.sigma_out = sigma;
     if (plain_gates()) {
-      if (!s.sigmoid) LAUNCH(mlstm_gates_summaries_plain, plain_blocks(4), 1, 128, 0, a);
+      if (!s.sigmoid) LAUNCH(mlstm_gates_summaries_plain, plain_blocks(8), 1, 256, 0, a);
       Following second(!s.sigmoid);
       if (s.sigmoid) LAUNCH(mlstm_gates_records_plain_sig, plain_blocks(8), 1, 256, 0, a);
       else LAUNCH(mlstm_gates_records_plain_exp, plain_blocks(8), 1, 256, 0, a);
@@ -244,8 +244,7 @@ struct Problem {
   }
   // In the order of cuda/mlstm_sweep.zig.
   void sweep_back(const MlstmSweep (&a)[4]) const {
-    const Pass wide[] = {dv_pass, dq_pass, dk_pass}, others[] = {dk_pass, dq_pass, dv_pass};
-    for (Pass pass : s.v == 512 ? wide : others) sweep(pass, a[pass]);
+    for (Pass pass : {dv_pass, dq_pass, dk_pass}) sweep(pass, a[pass]);
   }
   void backward() const {
     const MlstmSweep a[4] = {arguments(forward_pass), arguments(dv_pass), arguments(dq_pass),

@@ -14,27 +14,6 @@ KERNEL(256, find_not_finite, Finite) {
     if ((a.halves[e] & 0x7f80) == 0x7f80) *a.wrong = 1;
 }
 
-// The second stream of cuda/device.zig, `aside`.
-struct Beside {
-  cudaStream_t side;
-  cudaEvent_t forked, done;
-  Beside() {
-    CHECK(cudaStreamCreateWithFlags(&side, cudaStreamNonBlocking));
-    CHECK(cudaEventCreateWithFlags(&forked, cudaEventDisableTiming));
-    CHECK(cudaEventCreateWithFlags(&done, cudaEventDisableTiming));
-  }
-  void fork() const {
-    CHECK(cudaEventRecord(forked, 0));
-    CHECK(cudaStreamWaitEvent(side, forked, 0));
-    launch_stream = side;
-  }
-  void back() const { launch_stream = nullptr; }
-  void join() const {
-    CHECK(cudaEventRecord(done, side));
-    CHECK(cudaStreamWaitEvent(0, done, 0));
-  }
-};
-
 template <typename Work>
 static void time_one(const Shape& s, const char* what, double bytes, const Work& work) {
   static const int runs = getenv("RUNS") ? atoi(getenv("RUNS")) : 100;
@@ -119,23 +98,10 @@ static void time_passes(const Shape& s) {
              [&] { p.sweep((Pass)e, arguments[e]); });
   time_one(s, "gate gradients", 24.0 * rows, [&] { p.gate_gradients(); });
   time_one(s, "gates, forward", wide, [&] { p.gates(); p.sweep(forward_pass, arguments[0]); });
-  time_one(s, "one stream", 4 * wide + 2 * row * s.qk, [&] {
+  time_one(s, "all", 4 * wide + 2 * row * s.qk, [&] {
     p.gates();
     p.sweep(forward_pass, arguments[0]);
     p.sweep_back(arguments);
     p.gate_gradients();
-  });
-  if (s.v == 512) return;  // clusters of dV wait for the blocks of the gates' gradients
-  const Beside beside;
-  time_one(s, "gradients beside", 4 * wide + 2 * row * s.qk, [&] {
-    p.gates();
-    p.sweep(forward_pass, arguments[0]);
-    p.sweep(dk_pass, arguments[3]);
-    p.sweep(dq_pass, arguments[2]);
-    beside.fork();
-    p.gate_gradients();
-    beside.back();
-    p.sweep(dv_pass, arguments[1]);
-    beside.join();
   });
 }
