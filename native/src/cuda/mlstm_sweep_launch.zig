@@ -250,8 +250,7 @@ pub fn Run(comptime A: type) type {
                 return r.device.launch("mlstm_gates_records_plain_exp", shape, g);
             }
             const blocks = r.gateBlocks();
-            if (is_exp)
-                try r.device.launch("mlstm_gates_summaries", .{ .x = blocks }, g);
+            try r.device.launch("mlstm_gates_summaries", .{ .x = blocks }, g);
             try r.device.launch("mlstm_gates_records", .{ .x = blocks }, g);
         }
 

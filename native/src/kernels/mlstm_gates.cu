@@ -22,7 +22,7 @@ KERNEL(256, mlstm_gates_summaries, MlstmGates) {
   if (!place.exists()) return;
   ChunkGates g;
   g.read(a, place, f[place.warp()], i[place.warp()]);
-  const double floor = g.floor();
+  const double floor = a.sizes.sigmoid ? 0 : g.floor();
   if (place.lane() != 0) return;
   double* to = a.summaries + (place.unit() * a.sizes.chunks + place.chunk) * 2;
   to[0] = g.decay();
@@ -41,27 +41,31 @@ struct Vectors {
   DEVICE void make(const ChunkGates& g, float* m) const {
     const bool sigmoid = a.sizes.sigmoid;
     const uint64_t unit = place.unit();
-    const double before = sigmoid ? 0 : m_before(a, unit, place.chunk);
-    double after = sigmoid ? 0 : greater(g.decay() + before, g.floor());
-    const bool last = (int)place.chunk == (g.tokens + CHUNK - 1) / CHUNK - 1;
-    const float m_last = (float)(after * ln_2);
-    // C and n of the last state match the m that its tensor can hold.
-    if (last) after = sigmoid ? 0 : m_last * log2_e;
+    const uint32_t last = (uint32_t)((g.tokens + CHUNK - 1) / CHUNK - 1);
+    const uint32_t first = place.chunk / KeptState::group * KeptState::group;
+    KeptState state(sigmoid ? 0 : m_before(a, unit, first));
+    const double* summaries = a.summaries + unit * a.sizes.chunks * 2;
+    for (uint32_t c = first; c <= place.chunk; c++) {
+      const double decay = summaries[2 * c], floor = summaries[2 * c + 1];
+      const bool ends = c == last || c == first + KeptState::group - 1;
+      if (sigmoid) state.pass<true>(decay, floor, ends, c == last);
+      else state.pass<false>(decay, floor, ends, c == last);
+    }
     if (a.m_last && g.lane() == 0) {
-      if (last) a.m_last[unit] = m_last;
+      if (place.chunk == last) a.m_last[unit] = state.m_last;
       if (g.tokens == 0 && place.chunk == 0) a.m_last[unit] = a.m0 && !sigmoid ? a.m0[unit] : 0;
     }
     double of_token[2];
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int t = g.token(e);
-      of_token[e] = sigmoid ? 0 : g.b[e] + g.reached(e, before);
+      of_token[e] = sigmoid ? 0 : g.b[e] + g.reached(e, state.before);
       m[t] = t < g.valid ? (float)(of_token[e] * ln_2) : 0.f;
     }
-    if (g.valid > 0) fill(g, of_token, before, after);
+    if (g.valid > 0) fill(g, of_token, state);
   }
 
-  DEVICE void fill(const ChunkGates& g, const double (&m)[2], double before, double after) const {
+  DEVICE void fill(const ChunkGates& g, const double (&m)[2], const KeptState& state) const {
     const float scale = (float)a.scale, log_scale = log2f(scale);
     const double middle = g.total / 2;  // the powers of u and w lie around 1
     double us[2];
@@ -73,8 +77,8 @@ struct Vectors {
       const bool exists = t < g.valid;
       floor[e] = exists && !a.sizes.sigmoid ? expf(fminf(-(float)(m[e] * ln_2), 80.f)) : 1.f;
       us[e] = exists ? g.b[e] - m[e] + log_scale : lowest;
-      alpha[e] = exists && g.sees_state(t) ? scale * exp2_of(g.b[e] + before - m[e]) : 0.f;
-      beta[e] = exists && g.reaches_end(t) ? exp2_of(g.total + g.w[e] - after) : 0.f;
+      alpha[e] = exists && g.sees_state(t) ? scale * exp2_of(g.b[e] + state.out() - m[e]) : 0.f;
+      beta[e] = exists && g.reaches_end(t) ? exp2_of(g.total + g.w[e] - state.into()) : 0.f;
       u[e] = (float)(us[e] - middle);
       w[e] = (float)(g.w[e] + middle);
       small = small && (!exists || holds(u[e], w[e], log2f(floor[e]), a.sizes.normalize));
@@ -89,8 +93,8 @@ struct Vectors {
     } else {
       exponents(g, us);
     }
-    const float gamma = g.borders ? 0.f : exp2_of(g.total + before - after);
-    const float rest[2] = {g.lane() == 0 ? gamma : 0.f, __int_as_float(g.lane() == 0 && plain)};
+    const bool leads = g.lane() == 0;
+    const float rest[2] = {leads ? state.gamma : 0.f, __int_as_float(leads && plain)};
     if (g.lane() < 2) pair(record.common + Record::gamma, rest);
   }
   DEVICE void exponents(const ChunkGates& g, const double (&us)[2]) const {

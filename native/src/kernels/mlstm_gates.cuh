@@ -43,6 +43,35 @@ struct Split {
   }
 };
 
+// The state before and after a chunk: its m; the powers of 2 that it is kept times of (Record), all
+// exponents of 2. Each chunk of a group passes on the decays of those before it, until the last
+// one, or too much of them, ends it.
+struct KeptState {
+  static constexpr uint32_t group = 8;  // chunks
+  double before, after, frame_before = 0, frame_after = 0;
+  float m_last = 0, gamma = 1;
+
+  DEVICE explicit KeptState(double m) : before(m), after(m) {}
+
+  // The next chunk: m becomes max(decay + m, floor), 0 with the sigmoid gate.
+  template <bool sigmoid>
+  DEVICE void pass(double decay, double floor, bool ends_group, bool last) {
+    before = after;
+    frame_before = frame_after;
+    if (!sigmoid) after = greater(before + decay, floor);
+    m_last = (float)(after * ln_2);
+    // C and n of the last state match the m that its tensor can hold.
+    if (!sigmoid && last) after = m_last * log2_e;
+    frame_after += decay + before - after;
+    const bool ends = ends_group || !(frame_after >= -64);
+    gamma = ends ? exp2_of(frame_after) : 1.f;
+    if (ends) frame_after = 0;
+  }
+  // m of the state as it is kept, before and after the chunk.
+  DEVICE double out() const { return before + frame_before; }
+  DEVICE double into() const { return after + frame_after; }
+};
+
 // By head and token; the pitch keeps the four tokens that a warp copies apart in the banks.
 typedef float HeadTile[block_heads][CHUNK + 4];
 

@@ -15,7 +15,7 @@ struct MlstmGates {
   const float* m0;         // [units] or null
   const uint8_t* borders;  // [batch][length] or null
   const int32_t* lengths;  // [batch] or null
-  double* summaries;       // [units][chunks][2], exp gate
+  double* summaries;       // [units][chunks][2]
   float* records;          // [units][chunks][Record]
   float* m;                // or null
   float* m_last;           // [units] or null

@@ -1,21 +1,22 @@
 // The gates of whole chunks without borders and lengths, as training has them; mlstm_gates.cu does
-// all others. A warp has one chunk of eight heads, a block chunks that follow each other, and a lane
-// 16 tokens of a head, so that sums and maxima along the chunk are steps of a lane, and of four
-// lanes at the end.
+// all others. A warp has one chunk of eight heads, a block chunks that follow each other, and a
+// lane 16 tokens of a head, so that sums and maxima along the chunk are steps of a lane, and of
+// four lanes at the end.
 //
-// Sums of natural logarithms: in f32 along a lane, whose start is known in f64, as conversions and
-// sums of every token in f64 took longer than all else. Where f32 holds the powers of u and w, which is where gates
-// are not extreme, alpha and beta are these powers moved by a factor of the chunk: with
-// u = b - m + log s - b_L/2 and w = li - b + b_L/2
+// Sums of natural logarithms: in f32 along a lane, whose start is known in f64. Where f32 holds
+// the powers of u and w, which is where gates are not extreme, alpha and beta are these powers
+// moved by a factor of the chunk: with u = b - m + log s - b_L/2 and w = li - b + b_L/2
 //
 //   alpha = e^(u + b_L/2 + m_before + frame)    beta = e^(w + b_L/2 - m_after - next frame)
 //
 // Otherwise the chunk is made again, from memory, token by token.
 //
 // Floor as in mlstm_gates.cu: 0.011 ms for records of a million tokens and heads, and 0.004 for a
-// launch. Measured, H100, 65,536 tokens of 16 heads: forward 0.021 ms sig, 0.031 exp (two tokens
-// a lane: 0.022, 0.038), backward 0.018, 0.030 (0.020, 0.041), gradients 0.025 (0.037). With the
-// library's log1p and exp, which branch, tokens of a lane do not overlap: 0.024, 0.038.
+// launch. Measured, H100, 65,536 tokens of 16 heads: 0.021 ms sig, 0.031 exp, gradients 0.022.
+// Slower: two tokens a lane (0.022, 0.038, gradients 0.037), the library's log1p and exp, which
+// branch, so that tokens of a lane do not overlap (0.024, 0.038), sums in f64 (0.025, 0.037,
+// 0.025), summaries by chunk (exp 0.035), sums of chunks left by the sweeps (gradients 0.027 to
+// 0.044).
 #pragma once
 #include "mlstm_gates.cuh"
 
@@ -129,7 +130,7 @@ template <bool sigmoid> struct PlainGates {
 
 // What the chunks of a block do to the state's m: max(decay + m, floor), exponents of 2.
 struct PlainGroup {
-  static constexpr uint32_t size = 8;
+  static constexpr uint32_t size = KeptState::group;
   double decay[size][block_heads], floor[size][block_heads];
 
   // By all threads of the block.
@@ -191,48 +192,19 @@ DEVICE double plain_m_before(const MlstmGates& a, const PlainPlace& p) {
   return greater(decay + initial, floor);
 }
 
-// The state before and after a chunk: its m; the powers of 2 that it is kept times of (Record), all
-// exponents of 2. Each chunk of a block passes on the decays of those before it, until the last one,
-// or too much of them, ends it.
-struct PlainState {
-  double before, after, frame_before = 0, frame_after = 0;
-  float m_last = 0, gamma = 1;
-
-  // m: before the block's first chunk; null with the sigmoid gate.
-  DEVICE PlainState(const PlainPlace& p, const PlainGroup& group, const double* m)
-      : before(m ? *m : 0), after(before) {
-    const uint32_t own = threadIdx.x / warp_size, head = p.lane() % block_heads;
-    for (uint32_t c = 0; c <= own; c++) {
-      const bool last = p.chunk - own + c == p.sizes.chunks - 1;
-      double decay = group.decay[c][head];
-      before = after;
-      frame_before = frame_after;
-      if (m) after = greater(before + decay, group.floor[c][head]);
-      m_last = (float)(after * ln_2);
-      // C and n of the last state match the m that its tensor can hold.
-      if (m && last) after = m_last * log2_e;
-      decay += before - after;
-      frame_after += decay;
-      const bool ends = last || c == PlainGroup::size - 1 || !(frame_after >= -64);
-      gamma = ends ? exp2_of(frame_after) : 1.f;
-      if (ends) frame_after = 0;
-    }
-  }
-};
-
 template <bool sigmoid, bool norm> struct PlainVectors {
   static constexpr int count = PlainPlace::count;
   const MlstmGates& a;
   const PlainPlace& place;
-  const PlainState state;
+  const KeptState state;
   const double middle;     // b_L/2, an exponent of 2
   const double out, into;  // m of the state as it is kept
   RecordParts record;
 
   DEVICE PlainVectors(const MlstmGates& args, const PlainPlace& p, const PlainGates<sigmoid>& g,
-                      const PlainState& s)
+                      const KeptState& s)
       : a(args), place(p), state(s), middle(g.total * (log2_e / 2)),
-        out(s.before + s.frame_before), into(s.after + s.frame_after),
+        out(s.out()), into(s.into()),
         record(args, p.unit(), p.chunk) {
     const bool last = p.chunk == a.sizes.chunks - 1;
     if (last && a.m_last && p.exists && p.part() == 0) a.m_last[p.unit()] = s.m_last;
@@ -330,7 +302,12 @@ DEVICE void plain_records(const MlstmGates& a, const PlainPlace& place) {
     m = plain_m_before(a, place);
   }
   group.gather(place, g);
-  const PlainState state(place, group, sigmoid ? nullptr : &m);
+  const uint32_t own = threadIdx.x / warp_size, head = place.lane() % block_heads;
+  const uint32_t last = a.sizes.chunks - 1 - (place.chunk - own);
+  KeptState state(m);
+  for (uint32_t c = 0; c <= own; c++)
+    state.pass<sigmoid>(group.decay[c][head], group.floor[c][head],
+                        c == last || c == PlainGroup::size - 1, c == last);
   PlainVectors<sigmoid, norm>(a, place, g, state).make(g);
 }
 

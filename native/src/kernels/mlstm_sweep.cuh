@@ -21,12 +21,12 @@
 // the floor at the 3.0 TB/s of a copy (docs/experiments.md, also for what was tried and dropped):
 //
 //   shape        forward sig   forward exp   dV           dQ, dK
-//   8 x 256/512  0.60  1.12    0.75  1.40    0.64  1.19   0.94, 0.81  1.50, 1.29
-//   16 x 128/256 0.565 1.05    0.576 1.07    0.57  1.06   0.642  1.03
-//   32 x 64/128                0.598 1.11    0.62  1.15   0.718  1.15
+//   8 x 256/512  0.59  1.10    0.695 1.30    0.62  1.16   0.93, 0.81  1.49, 1.29
+//   16 x 128/256 0.56  1.04    0.575 1.07    0.566 1.06   0.642  1.03
+//   32 x 64/128                0.602 1.12    0.62  1.15   0.714  1.14
 //
 // Power bounds 8 x 256/512: it draws the GPU's 700 W, and clocks fall from 1.98 to 1.5-1.6 GHz.
-// After seconds of nothing else, forward 0.65, dV 0.69, dQ 0.96, dK 0.82.
+// After a second of nothing else, forward 0.63 sig and 0.79 exp, dV 0.67, dQ 0.91, dK 0.81.
 //
 // Equals: cpu/mlstm_forward.zig, cpu/mlstm_backward.zig; reference/mlstm.zig.
 #pragma once
@@ -58,8 +58,8 @@ struct Sweep {
     }
   }
 
-  // Sweeps that go back begin with the last unit: what a pass ends with, the next one, which goes the
-  // other way, finds in the second-level cache.
+  // Sweeps that go back begin with the last unit: what a pass ends with, the next one, which goes
+  // the other way, finds in the second-level cache.
   DEVICE int unit_here() const {
     const int place = blockIdx.x / a.slices;
     return C::reverse ? (int)a.units - 1 - place : place;

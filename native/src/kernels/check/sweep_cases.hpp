@@ -35,6 +35,9 @@ static const Shape small_cases[] = {
     {"d 256/512 whole exp", 1, 640, 1, 256, 512, false, true, true, false, 0, false},
     {"d 256/512 whole sig", 1, 640, 1, 256, 512, true, false, true, false, 0, false},
     {"d 256/512 steep exp", 1, 320, 1, 256, 512, false, true, false, false, 0, false, true},
+    {"f 64/128 long resets", 2, 1400, 2, 64, 128, false, true, true, false, 1, false},
+    {"f 64/128 long ragged", 2, 1400, 2, 64, 128, true, false, true, false, 1, true},
+    {"f 64/128 long tail", 1, 1201, 2, 64, 128, false, true, true, false, 0, false},
     {"f 64/128 steep", 1, 330, 3, 64, 128, false, true, false, false, 0, false, true},
     {"f 128/256 steep sig", 1, 200, 9, 128, 256, true, false, false, false, 0, false, true},
 };

@@ -115,7 +115,7 @@ struct Problem {
       else LAUNCH(mlstm_gates_records_plain_exp, plain_blocks(8), 1, 256, 0, a);
       return;
     }
-    if (!s.sigmoid) LAUNCH(mlstm_gates_summaries, gate_blocks(), 1, 256, 0, a);
+    LAUNCH(mlstm_gates_summaries, gate_blocks(), 1, 256, 0, a);
     LAUNCH(mlstm_gates_records, gate_blocks(), 1, 256, 0, a);
   }
 
