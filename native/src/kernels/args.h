@@ -274,6 +274,7 @@ struct MlstmForward {
   void* c_last;
   void* n_last;
   void* m_last;
+  void* records;
   Strides q_strides;
   Strides k_strides;
   Strides v_strides;
@@ -290,7 +291,7 @@ struct MlstmForward {
   uint32_t reset;
   uint32_t form;
 };
-static_assert(sizeof(MlstmForward) == 280, "MlstmForward");
+static_assert(sizeof(MlstmForward) == 288, "MlstmForward");
 
 constexpr int grad_mode_frozen = 0;
 constexpr int grad_mode_exact = 1;
@@ -308,6 +309,7 @@ struct MlstmBackward {
   void const* lengths;
   void const* h;
   void const* sigma;
+  void const* records;
   void const* dh;
   void const* dc_last;
   void const* dn_last;
@@ -338,7 +340,7 @@ struct MlstmBackward {
   uint32_t mode;
   uint32_t eps_term;
 };
-static_assert(sizeof(MlstmBackward) == 352, "MlstmBackward");
+static_assert(sizeof(MlstmBackward) == 360, "MlstmBackward");
 
 struct MlstmStep {
   void const* q;
