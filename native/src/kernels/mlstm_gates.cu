@@ -43,14 +43,10 @@ struct Vectors {
     const uint64_t unit = place.unit();
     const uint32_t last = (uint32_t)((g.tokens + CHUNK - 1) / CHUNK - 1);
     const uint32_t first = place.chunk / KeptState::group * KeptState::group;
-    KeptState state(sigmoid ? 0 : m_before(a, unit, first));
-    const double* summaries = a.summaries + unit * a.sizes.chunks * 2;
-    for (uint32_t c = first; c <= place.chunk; c++) {
-      const double decay = summaries[2 * c], floor = summaries[2 * c + 1];
-      const bool ends = c == last || c == first + KeptState::group - 1;
-      if (sigmoid) state.pass<true>(decay, floor, ends, c == last);
-      else state.pass<false>(decay, floor, ends, c == last);
-    }
+    KeptState state(sigmoid, sigmoid ? 0 : m_before(a, unit, first));
+    const double* summaries = a.summaries + (unit * a.sizes.chunks + first) * 2;
+    for (uint32_t c = 0; c <= place.chunk - first; c++)
+      state.pass(summaries[2 * c], summaries[2 * c + 1], c, last - first);
     if (a.m_last && g.lane() == 0) {
       if (place.chunk == last) a.m_last[unit] = state.m_last;
       if (g.tokens == 0 && place.chunk == 0) a.m_last[unit] = a.m0 && !sigmoid ? a.m0[unit] : 0;

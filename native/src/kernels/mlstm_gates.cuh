@@ -48,22 +48,23 @@ struct Split {
 // one, or too much of them, ends it.
 struct KeptState {
   static constexpr uint32_t group = 8;  // chunks
+  const bool sigmoid;
   double before, after, frame_before = 0, frame_after = 0;
   float m_last = 0, gamma = 1;
 
-  DEVICE explicit KeptState(double m) : before(m), after(m) {}
+  // m: before the first chunk of a group, 0 with the sigmoid gate.
+  DEVICE KeptState(bool is_sigmoid, double m) : sigmoid(is_sigmoid), before(m), after(m) {}
 
-  // The next chunk: m becomes max(decay + m, floor), 0 with the sigmoid gate.
-  template <bool sigmoid>
-  DEVICE void pass(double decay, double floor, bool ends_group, bool last) {
+  // Chunk c of the group: m becomes max(decay + m, floor). `last` is the row's last one.
+  DEVICE void pass(double decay, double floor, uint32_t c, uint32_t last) {
     before = after;
     frame_before = frame_after;
     if (!sigmoid) after = greater(before + decay, floor);
     m_last = (float)(after * ln_2);
     // C and n of the last state match the m that its tensor can hold.
-    if (!sigmoid && last) after = m_last * log2_e;
+    if (!sigmoid && c == last) after = m_last * log2_e;
     frame_after += decay + before - after;
-    const bool ends = ends_group || !(frame_after >= -64);
+    const bool ends = c == last || c == group - 1 || !(frame_after >= -64);
     gamma = ends ? exp2_of(frame_after) : 1.f;
     if (ends) frame_after = 0;
   }

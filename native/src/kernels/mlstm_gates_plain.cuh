@@ -303,11 +303,10 @@ DEVICE void plain_records(const MlstmGates& a, const PlainPlace& place) {
   }
   group.gather(place, g);
   const uint32_t own = threadIdx.x / warp_size, head = place.lane() % block_heads;
-  const uint32_t last = a.sizes.chunks - 1 - (place.chunk - own);
-  KeptState state(m);
+  const uint32_t last = a.sizes.chunks - 1 - (place.chunk - own);  // counted from the block's first
+  KeptState state(sigmoid, m);
   for (uint32_t c = 0; c <= own; c++)
-    state.pass<sigmoid>(group.decay[c][head], group.floor[c][head],
-                        c == last || c == PlainGroup::size - 1, c == last);
+    state.pass(group.decay[c][head], group.floor[c][head], c, last);
   PlainVectors<sigmoid, norm>(a, place, g, state).make(g);
 }
 
