@@ -6,7 +6,7 @@ import * as tensors from "../../lib/tensor/index.ts";
 import type { Tensor } from "../../lib/tensor/index.ts";
 import { cellRows } from "../helpers/gradient_cells.ts";
 import { plainRows } from "../helpers/gradient_rows.ts";
-import { draw, gradientErrors, tapeGradients, values } from "../helpers/gradients.ts";
+import { draw, gradientErrors, roundToBf16, tapeGradients, values } from "../helpers/gradients.ts";
 import { onGpu } from "../helpers/gpu.ts";
 import { Random } from "../helpers/random.ts";
 
@@ -36,9 +36,3 @@ describe.each(["f32", "bf16"] as const)("%s", (dtype) => {
     });
   }
 });
-
-function roundToBf16(x: number): number {
-  const bits = new Uint32Array(new Float32Array([x]).buffer);
-  bits[0] = (bits[0]! + 0x7fff + ((bits[0]! >>> 16) & 1)) & 0xffff0000;
-  return new Float32Array(bits.buffer)[0]!;
-}

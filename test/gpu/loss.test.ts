@@ -20,6 +20,7 @@ import {
   type Tensor,
 } from "../../lib/tensor/index.ts";
 import { onGpu } from "../helpers/gpu.ts";
+import { roundToBf16 } from "../helpers/gradients.ts";
 import { Random } from "../helpers/random.ts";
 
 const shapes = [
@@ -170,9 +171,3 @@ describe.each(["f32", "bf16"] as const)("%s", (dtype) => {
     }
   });
 });
-
-function roundToBf16(x: number): number {
-  const bits = new Uint32Array(new Float32Array([x]).buffer);
-  bits[0] = (bits[0]! + 0x7fff + ((bits[0]! >>> 16) & 1)) & 0xffff0000;
-  return new Float32Array(bits.buffer)[0]!;
-}

@@ -19,7 +19,14 @@ import {
   zeros,
 } from "../../lib/tensor/index.ts";
 import { onGpu } from "../helpers/gpu.ts";
-import { draw, gradientErrors, tapeGradients, type Values, values } from "../helpers/gradients.ts";
+import {
+  draw,
+  gradientErrors,
+  roundToBf16,
+  tapeGradients,
+  type Values,
+  values,
+} from "../helpers/gradients.ts";
 import { Random } from "../helpers/random.ts";
 
 const B = 5; // more than a tile of 4 rows
@@ -152,10 +159,4 @@ function bitsOf(inputs: readonly Values[], rows: readonly number[]): number[] {
   );
   const x = { shape: [rows.length, ...wx.shape.slice(1)], data };
   return [...values((...t) => slstm(t[0]!, t[1]!, t[2]!).y, [x, r, b], "bf16")[0]!];
-}
-
-function roundToBf16(x: number): number {
-  const bits = new Uint32Array(new Float32Array([x]).buffer);
-  bits[0] = (bits[0]! + 0x7fff + ((bits[0]! >>> 16) & 1)) & 0xffff0000;
-  return new Float32Array(bits.buffer)[0]!;
 }

@@ -17,6 +17,7 @@ import {
   gradientErrors,
   tapeGradients,
   values,
+  roundToBf16,
 } from "../helpers/gradients.ts";
 import { onGpu } from "../helpers/gpu.ts";
 import { Random } from "../helpers/random.ts";
@@ -126,9 +127,3 @@ describe.each(["f32", "bf16"] as const)("%s", (dtype) => {
     expect(onGpu(() => tapeGradients(run, inputs, dtype))).toEqual(slopes);
   });
 });
-
-function roundToBf16(x: number): number {
-  const bits = new Uint32Array(new Float32Array([x]).buffer);
-  bits[0] = (bits[0]! + 0x7fff + ((bits[0]! >>> 16) & 1)) & 0xffff0000;
-  return new Float32Array(bits.buffer)[0]!;
-}
