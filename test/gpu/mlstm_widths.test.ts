@@ -39,8 +39,8 @@ function drawn({ H, qk, v }: (typeof widths)[number], S: number) {
 
 /** Documents that end inside of chunks and at their ends, and a row that is shorter. */
 function rows(S: number): MlstmOptions {
-  const starts = [0, 70, 71, 128, 300, 576];
-  const borders = Uint8Array.from({ length: B * S }, (_, at) => Number(starts.includes(at % S)));
+  const starts = new Set([0, 70, 71, 128, 300, 576]);
+  const borders = Uint8Array.from({ length: B * S }, (_, at) => Number(starts.has(at % S)));
   return {
     reset: "exact",
     borders: tensor(borders, { shape: [B, S] }),
