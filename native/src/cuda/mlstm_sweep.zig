@@ -92,7 +92,7 @@ pub fn forward(device: *Device, a: *const args.MlstmForward) Error!void {
         s.n_in = @ptrCast(@alignCast(a.n0));
         s.n_out = @ptrCast(@alignCast(a.n_last));
         s.sigma = @ptrCast(@alignCast(a.sigma));
-        if (a.records != null) s.kept = records;
+        if (a.records != null) launches.keepRows(&s, a, records);
     }
     try r.launchSweep(kind, s);
     try r.clearRows(a.h, a.width_v);

@@ -19,6 +19,7 @@ pub const MlstmSweep = extern struct {
     o: driver.TensorMap,
     x: driver.TensorMap,
     records: [*]const f32,
+    exponents: [*]const f32,
     lengths: ?[*]const i32,
     state_in: ?[*]const f32,
     state_out: ?[*]f32,
@@ -26,6 +27,7 @@ pub const MlstmSweep = extern struct {
     n_out: ?[*]f32,
     sigma: ?[*]f32,
     kept: ?[*]f32,
+    kept_exponents: ?[*]f32,
     scores: ?[*]u16,
     dots: ?[*]f32,
     units: u64,
@@ -40,7 +42,7 @@ pub const MlstmSweep = extern struct {
     q_columns: Columns,
     v_columns: Columns,
     eps: f32,
-    record_pitch: u32,
+    exponent_pitch: u32,
 };
 
 /// kernels/mlstm_gates.h, as all that follow.
@@ -109,18 +111,44 @@ comptime {
 
 pub const chunk = 64;
 const gate_heads = 8; // of a block of the gate kernels
-// Of a chunk's record, kernels/mlstm_record.cuh: what only the forward pass reads, with a
-// normaliser, and what both do or only the backward pass.
-const forward_floats = 4 * chunk;
-const shared_floats = 6 * chunk + 4;
 
-fn pitchOf(a: anytype) u64 {
-    return shared_floats + @as(u64, if (normalizes(a)) forward_floats else 0);
-}
+/// Where the arrays of kernels/mlstm_record.cuh begin, in floats, and how many those are in all.
+const RecordArrays = struct {
+    backward: u64,
+    exponents: u64,
+    /// Of the backward pass.
+    exponents_back: u64,
+    exponent_pitch: u32,
+    all: u64,
+
+    fn of(a: anytype) RecordArrays {
+        const norm = normalizes(a);
+        const chunks = a.batch * a.heads * blocksOf(a.length, chunk);
+        const columns = 2 * chunk;
+        const pitch = columns + 8;
+        const backward = chunks * @as(u64, if (norm) pitch + chunk else 0);
+        const exponents = backward + chunks * pitch;
+        const exponent_pitch: u32 = if (norm) columns + 4 * chunk else columns + 2 * chunk;
+        return .{
+            .backward = backward,
+            .exponents = exponents,
+            .exponents_back = exponents + @as(u64, if (norm) columns else 0),
+            .exponent_pitch = exponent_pitch,
+            .all = exponents + chunks * exponent_pitch,
+        };
+    }
+};
 
 /// Of all records of a pass.
 pub fn recordFloats(a: anytype) u64 {
-    return a.batch * a.heads * blocksOf(a.length, chunk) * pitchOf(a);
+    return RecordArrays.of(a).all;
+}
+
+/// Lets a forward sweep make the rows of the backward pass's records.
+pub fn keepRows(sweep: *MlstmSweep, a: anytype, records: [*]f32) void {
+    const arrays: RecordArrays = .of(a);
+    sweep.kept = records + arrays.backward;
+    sweep.kept_exponents = records + arrays.exponents_back;
 }
 
 pub const Kind = enum {
@@ -295,16 +323,17 @@ pub fn Run(comptime A: type) type {
             const narrow = kind.narrow();
             const key = if (narrow) r.a.width_qk else r.a.width_v;
             const value = if (narrow) r.a.width_v else r.a.width_qk;
+            const arrays: RecordArrays = .of(r.a);
+            const forward = kind == .norm;
             return .{
                 .q = undefined,
                 .k = undefined,
                 .v = undefined,
                 .o = undefined,
                 .x = undefined,
-                .records = r.records + @as(u64, if (kind == .norm or !normalizes(r.a))
-                    0
-                else
-                    forward_floats),
+                .records = r.records + if (forward) 0 else arrays.backward,
+                .exponents = r.records +
+                    if (forward) arrays.exponents else arrays.exponents_back,
                 .lengths = r.lengths(),
                 .state_in = null,
                 .state_out = null,
@@ -312,6 +341,7 @@ pub fn Run(comptime A: type) type {
                 .n_out = null,
                 .sigma = null,
                 .kept = null,
+                .kept_exponents = null,
                 .scores = null,
                 .dots = null,
                 .units = r.units,
@@ -327,7 +357,7 @@ pub fn Run(comptime A: type) type {
                 .q_columns = columnsOf(key),
                 .v_columns = columnsOf(value),
                 .eps = @floatCast(r.a.eps),
-                .record_pitch = @intCast(pitchOf(r.a)),
+                .exponent_pitch = arrays.exponent_pitch,
             };
         }
 

@@ -4,11 +4,11 @@
 //   b_t = Σ_{u≤t} lf_u in a chunk   w = li - b   P_t = max(m_before, w_1..w_t)   m = b + P
 //   u = b - m + log s    alpha = s·e^(b + m_before - m)    beta = e^(b_L + w - m_after)
 //   gamma = e^(b_L + m_before - m_after); the backward pass: Record
-//   where f32 holds them, e^(u - b_L/2) and e^(w + b_L/2) in place of u and w (Record::plain)
+//   where f32 holds them, e^(u - b_L/2) and e^(w + b_L/2), and alpha and beta as factors of these
 //
 //   di_t = c_t (·σ(-i))      df_t = σ(-f_t)·(T + Σ_{u≥t} (r_u - c_u)) to the document's end
 //
-// Floor: 8 bytes read and 1.0 to 1.8 KB/64 written per token and head.
+// Floor: 8 bytes read and 0.5 to 0.8 KB/64 written per token and head.
 // Equals: cpu/mlstm_gates.zig, cpu/mlstm_gate_gradient.zig (frozen denominator).
 #include "mlstm_gates.cuh"
 #include "mlstm_gates_plain.cuh"
@@ -62,55 +62,61 @@ struct Vectors {
   }
 
   DEVICE void fill(const ChunkGates& g, const double (&m)[2], const KeptState& state) const {
-    const float scale = (float)a.scale, log_scale = log2f(scale);
+    const float log_scale = log2f((float)a.scale);
     const double middle = g.total / 2;  // the powers of u and w lie around 1
     double us[2];
-    float u[2], w[2], alpha[2], beta[2], floor[2];
-    bool small = true;
+    const float row_factor = (float)(middle + state.out());
+    const float column_factor = (float)(middle - state.into());
+    float u[2], w[2], floor[2];
+    bool small = holds(row_factor, column_factor);
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int t = g.token(e);
       const bool exists = t < g.valid;
       floor[e] = exists && !a.sizes.sigmoid ? expf(fminf(-(float)(m[e] * ln_2), 80.f)) : 1.f;
       us[e] = exists ? g.b[e] - m[e] + log_scale : lowest;
-      alpha[e] = exists && g.sees_state(t) ? scale * exp2_of(g.b[e] + state.out() - m[e]) : 0.f;
-      beta[e] = exists && g.reaches_end(t) ? exp2_of(g.total + g.w[e] - state.into()) : 0.f;
       u[e] = (float)(us[e] - middle);
       w[e] = (float)(g.w[e] + middle);
       small = small && (!exists || holds(u[e], w[e], log2f(floor[e]), a.sizes.normalize));
     }
-    pair(record.rows + Record::alpha, alpha);
-    pair(record.common + Record::beta, beta);
-    if (a.sizes.normalize) pair(record.rows + Record::floor, floor);
+    if (a.sizes.normalize) pair(record.floor, floor);
     const bool plain = __ballot_sync(full_mask, small) == full_mask && !g.borders;
     if (plain) {
-      turned(record.rows + Record::u, exp2f(u[0]), exp2f(u[1]));
-      turned(record.common + Record::w, exp2f(w[0]), exp2f(w[1]));
+      turn(record.row, exp2f(u[0]), exp2f(u[1]));
+      columns(exp2f(w[0]), exp2f(w[1]));
     } else {
-      exponents(g, us);
+      exponents(g, us, state);
     }
-    const bool leads = g.lane() == 0;
-    const float rest[2] = {leads ? state.gamma : 0.f, __int_as_float(leads && plain)};
-    if (g.lane() < 2) pair(record.common + Record::gamma, rest);
+    if (g.lane() != 0) return;
+    record.rest(plain ? exp2f(row_factor) : 1, plain ? exp2f(column_factor) : 1, state.gamma, plain);
   }
-  DEVICE void exponents(const ChunkGates& g, const double (&us)[2]) const {
+  DEVICE void exponents(const ChunkGates& g, const double (&us)[2], const KeptState& state) const {
     const Split u[2] = {Split(us[0]), Split(us[1])}, w[2] = {Split(g.w[0]), Split(g.w[1])};
-    float low[2], edge[2];
+    float alpha[2], beta[2], low[2], edge[2];
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int t = g.token(e);
+      const bool exists = t < g.valid;
+      alpha[e] = exists && g.sees_state(t) ? exp2_of(us[e] + state.out()) : 0.f;
+      beta[e] = exists && g.reaches_end(t) ? exp2_of(g.total + g.w[e] - state.into()) : 0.f;
       low[e] = __uint_as_float(u[e].low << 16 | w[e].low);
       edge[e] = __int_as_float(
-          t < g.valid ? g.first[e] + CHUNK * g.last_visible(t) : t * (CHUNK + 1));
+          exists ? g.first[e] + CHUNK * g.last_visible(t) : t * (CHUNK + 1));
     }
-    turned(record.rows + Record::u, u[0].high, u[1].high);
-    turned(record.common + Record::w, w[0].high, w[1].high);
-    turned(record.rows + Record::low, low[0], low[1]);
-    pair(record.common + Record::edge, edge);
+    turn(record.row, alpha[0], alpha[1]);
+    columns(beta[0], beta[1]);
+    turn(record.u, u[0].high, u[1].high);
+    turn(record.w, w[0].high, w[1].high);
+    turn(record.low, low[0], low[1]);
+    pair(record.edge, edge);
   }
-  DEVICE void turned(float* to, float x, float y) const {
+  DEVICE void columns(float x, float y) const {
+    turn(record.column, x, y);
+    if (record.column_back != record.column) turn(record.column_back, x, y);
+  }
+  DEVICE void turn(float* to, float x, float y) const {
     const float both[2] = {x, y};
-    store_pack(to + Record::turned(2 * place.lane()), both);
+    store_pack(to + turned(2 * place.lane()), both);
   }
   DEVICE void pair(float* to, const float (&x)[2]) const { store_pack(to + 2 * place.lane(), x); }
 };

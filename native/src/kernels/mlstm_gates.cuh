@@ -12,18 +12,37 @@ DEVICE double greater(double x, double y) { return x > y ? x : y; }
 
 constexpr int block_heads = 8;  // a warp each
 
-// A chunk's record, for the first pass that reads it.
+// A chunk's record, and, with a normaliser, its columns for the backward pass.
 struct RecordParts {
-  float *rows, *common;
+  static constexpr int factors = Record<false>::row_factor - Record<false>::column;
+  float *row, *floor, *column, *column_back, *u, *low, *w, *edge;
   DEVICE RecordParts(const MlstmGates& a, uint64_t unit, uint32_t chunk) {
-    const bool norm = a.sizes.normalize;
-    const uint64_t index = unit * a.sizes.chunks + chunk;
-    float* record = a.records + index * (norm ? Record::size_norm : Record::size);
-    rows = record + (norm ? 0 : Record::common);
-    common = record + (norm ? Record::rows_norm : 0);
+    const MlstmGateSizes& z = a.sizes;
+    const RecordArrays all(a.records, z.batch * z.heads * z.chunks, z.normalize);
+    const uint64_t index = unit * z.chunks + chunk;
+    const bool norm = z.normalize;
+    row = all.forward + index * all.pitch;
+    floor = row + Record<true>::floor;
+    column = row + (norm ? Record<true>::column : Record<false>::column);
+    column_back = all.backward + index * Record<false>::pitch + Record<false>::column;
+    float* const exponents = all.exponents + index * all.exponent_pitch;
+    u = exponents + (norm ? Exponents<true>::u : Exponents<false>::u);
+    low = exponents + (norm ? Exponents<true>::low : Exponents<false>::low);
+    w = exponents + (norm ? Exponents<true>::w : Exponents<false>::w);
+    edge = exponents + (norm ? Exponents<true>::edge : Exponents<false>::edge);
+  }
+  // By one thread.
+  DEVICE void rest(float row_factor, float column_factor, float gamma, bool plain) const {
+    const float four[4] = {row_factor, column_factor, gamma, __int_as_float(plain)};
+    store_pack(column + factors, four);
+    if (column_back != column) store_pack(column_back + factors, four);
   }
 };
 
+// Does f32 hold the factors of a record, whose exponents these are?
+DEVICE bool holds(float row_factor, float column_factor) {
+  return fabsf(row_factor) <= 125 && fabsf(column_factor) <= 125;
+}
 // Are the powers of u and w such that f32 holds them, and those of u over a denominator that is at
 // least 2^floor and, where that is small, at most some 2^36?
 DEVICE bool holds(float u, float w, float floor, bool normalize) {

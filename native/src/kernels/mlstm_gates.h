@@ -16,7 +16,7 @@ struct MlstmGates {
   const uint8_t* borders;  // [batch][length] or null
   const int32_t* lengths;  // [batch] or null
   double* summaries;       // [units][chunks][2]
-  float* records;          // [units][chunks][Record]
+  float* records;          // RecordArrays
   float* m;                // or null
   float* m_last;           // [units] or null
   float* sigma_out;        // or null; zeros where the sweep writes none

@@ -5,13 +5,13 @@
 //
 // Sums of natural logarithms: in f32 along a lane, whose start is known in f64. Where f32 holds
 // the powers of u and w, which is where gates are not extreme, alpha and beta are these powers
-// moved by a factor of the chunk: with u = b - m + log s - b_L/2 and w = li - b + b_L/2
+// times factors of the chunk: with u = b - m + log s - b_L/2 and w = li - b + b_L/2
 //
-//   alpha = e^(u + b_L/2 + m_before + frame)    beta = e^(w + b_L/2 - m_after - next frame)
+//   alpha = e^u · e^(b_L/2 + m_before + frame)    beta = e^w · e^(b_L/2 - m_after - next frame)
 //
 // Otherwise the chunk is made again, from memory, token by token.
 //
-// Floor as in mlstm_gates.cu: 0.011 ms for records of a million tokens and heads, and 0.004 for a
+// Floor as in mlstm_gates.cu: 0.006 ms for records of a million tokens and heads, and 0.004 for a
 // launch. Measured, H100, 65,536 tokens of 16 heads: 0.021 ms sig, 0.031 exp, gradients 0.022.
 // Slower: two tokens a lane (0.022, 0.038, gradients 0.037), the library's log1p and exp, which
 // branch, so that tokens of a lane do not overlap (0.024, 0.038), sums in f64 (0.025, 0.037,
@@ -210,7 +210,7 @@ template <bool sigmoid, bool norm> struct PlainVectors {
     if (last && a.m_last && p.exists && p.part() == 0) a.m_last[p.unit()] = s.m_last;
   }
 
-  // Four tokens of a lane lie side by side as they come, or `turned`.
+  // As they come, or `turned`: a lane's 16 tokens lie side by side.
   DEVICE void straight(float* to, const float (&x)[count]) const {
 #pragma unroll
     for (int q = 0; q < count; q += 4) {
@@ -218,21 +218,22 @@ template <bool sigmoid, bool norm> struct PlainVectors {
       if (place.exists) store_pack(to + place.part() * count + q, four);
     }
   }
-  DEVICE void turned(float* to, const float (&x)[count]) const {
+  DEVICE void turn(float* to, const float (&x)[count]) const {
 #pragma unroll
     for (int q = 0; q < 4; q++) {
       const float four[4] = {x[2 * q], x[2 * q + 1], x[2 * q + 8], x[2 * q + 9]};
-      if (place.exists) store_pack(to + Record::turned(place.part() * count + 2 * q), four);
+      if (place.exists) store_pack(to + turned(place.part() * count + 2 * q), four);
     }
   }
 
   DEVICE void make(const PlainGates<sigmoid>& g) const {
     const float scale = (float)a.scale, log_scale = log2f(scale);
+    const float row_factor = (float)(middle + out), column_factor = (float)(middle - into);
     float u[count], w[count], floor[count], own_m[count];
     // b and the highest li - b so far, from b before the lane's first token.
     float b = 0, highest = (float)(greater(g.highest, state.before * ln_2) + g.before);
     const float start = (float)(g.before * log2_e - middle);
-    bool small = true;
+    bool small = holds(row_factor, column_factor);
 #pragma unroll
     for (int t = 0; t < count; t++) {
       b += g.f[t];
@@ -246,26 +247,23 @@ template <bool sigmoid, bool norm> struct PlainVectors {
       small = small && holds(u[t], w[t], log_floor, norm);
     }
     if (a.m) place.store(a.m, own_m);
-    if (norm) straight(record.rows + Record::floor, floor);
+    if (norm) straight(record.floor, floor);
     const uint32_t heads = __ballot_sync(full_mask, small) >> place.lane() % block_heads;
     constexpr uint32_t lanes_of_head = 0x01010101;
     const bool plain = (heads & lanes_of_head) == lanes_of_head;
-    const float rest[4] = {state.gamma, __int_as_float(plain), 0, 0};
-    if (place.exists && place.part() == 0) store_pack(record.common + Record::gamma, rest);
+    if (place.exists && place.part() == 0) {
+      record.rest(plain ? quick_power(row_factor) : 1, plain ? quick_power(column_factor) : 1,
+                  state.gamma, plain);
+    }
     if (!plain) return exponents(g);
-    const float moved_u = (float)(middle + out), moved_w = (float)(middle - into);
-    float alpha[count], beta[count];
 #pragma unroll
     for (int t = 0; t < count; t++) {
-      alpha[t] = quick_power(u[t] + moved_u);
-      beta[t] = quick_power(w[t] + moved_w);
       u[t] = quick_power(u[t]);
       w[t] = quick_power(w[t]);
     }
-    straight(record.rows + Record::alpha, alpha);
-    straight(record.common + Record::beta, beta);
-    turned(record.rows + Record::u, u);
-    turned(record.common + Record::w, w);
+    turn(record.row, u);
+    turn(record.column, w);
+    if (norm) turn(record.column_back, w);
   }
 
   // Of a head whose exponents f32 does not hold.
@@ -276,18 +274,20 @@ template <bool sigmoid, bool norm> struct PlainVectors {
 #pragma unroll 1
     for (int t = 0; t < count; t++) {
       const uint64_t at = place.from() + t * a.sizes.heads;
-      const int token = place.part() * count + t, to = Record::turned(token);
+      const int token = place.part() * count + t, to = turned(token);
       b += plain_log_sigmoid(a.f[at]);
       const double li = (sigmoid ? plain_log_sigmoid(a.i[at]) : a.i[at]) - b;
       if (!sigmoid) highest = greater(highest, li);
       const double m = sigmoid ? 0 : b + highest, left = (b - m) * log2_e;
       const Split u(left + log_scale), w(li * log2_e);
-      record.rows[Record::u + to] = u.high;
-      record.common[Record::w + to] = w.high;
-      record.rows[Record::low + to] = __uint_as_float(u.low << 16 | w.low);
-      record.rows[Record::alpha + token] = scale * exp2_of(left + out);
-      record.common[Record::beta + token] = exp2_of(2 * middle + li * log2_e - into);
-      record.common[Record::edge + token] = __int_as_float(CHUNK * (CHUNK - 1));
+      record.row[to] = scale * exp2_of(left + out);
+      const float beta = exp2_of(2 * middle + li * log2_e - into);
+      record.column[to] = beta;
+      if (norm) record.column_back[to] = beta;
+      record.u[to] = u.high;
+      record.w[to] = w.high;
+      record.low[to] = __uint_as_float(u.low << 16 | w.low);
+      record.edge[token] = __int_as_float(CHUNK * (CHUNK - 1));
     }
   }
 };

@@ -39,6 +39,7 @@ struct Sweep {
   const MlstmSweep& a;
   Shared& shared;
   int group, thread, warp, lane, chunks;
+  int plain_next;  // of the thread that loads them: is the record after the last one plain?
 
   DEVICE Sweep(const MlstmSweep& args, Shared& memory) : a(args), shared(memory) {
     group = threadIdx.x >> 7;
@@ -54,7 +55,7 @@ struct Sweep {
       shared.where.sigma =
           a.sigma && slice == 0 ? a.sigma + batch * a.length * a.heads + head : nullptr;
       shared.where.kept =
-          a.kept && slice == 0 ? a.kept + (size_t)unit * a.chunks * Record::size_norm : nullptr;
+          a.kept && slice == 0 ? a.kept + (size_t)unit * a.chunks * Record<false>::pitch : nullptr;
     }
   }
 
@@ -102,6 +103,9 @@ struct Sweep {
   }
   DEVICE const float* record_of(int c) const {
     return shared.record[c % C::record_stages];
+  }
+  DEVICE const float* exponents_of(int c) const {
+    return shared.exponents[c % C::record_stages];
   }
   DEVICE void wait_record(int c) const {
     if constexpr (C::split) {
@@ -219,27 +223,48 @@ struct Sweep {
     ptx::barrier_expect(barrier, C::part_bytes);
     load_part<C::q_box>(w, &a.q, tile_q(c, p), C::q_pitch, barrier, c, p);
   }
-  DEVICE void load_k(const SweepPlace& w, int c, int p = 0) const {
+  DEVICE void load_k(const SweepPlace& w, int c, int p = 0) {
     if (c >= chunks) return;
     const uint32_t n = part(c, p), stage = n % C::k_stages;
     ptx::barrier_wait(at(&shared.empty_k[stage]), parity(n, C::k_stages) ^ 1);
     const uint32_t barrier = at(&shared.full_k[stage]);
-    ptx::barrier_expect(barrier, C::part_bytes + (C::split ? 0 : C::record * 4));
+    if constexpr (C::split) {
+      ptx::barrier_expect(barrier, C::part_bytes);
+    } else {
+      load_record(w, c, barrier, C::part_bytes);
+    }
     load_part<C::k_box>(w, &a.k, tile_k(c, p), C::k_pitch, barrier, c, p);
-    if constexpr (!C::split) load_record(w, c, barrier);
   }
-  DEVICE void load_record(const SweepPlace& w, int c, uint32_t barrier) const {
-    const float* record = a.records + ((size_t)w.unit * a.chunks + place(c)) * a.record_pitch;
-    ptx::bulk_load(at(record_of(c)), record, C::record * 4, barrier);
+  // Its flag has come with the record before, so that nothing waits for it. The barrier waits for
+  // `bytes` more.
+  DEVICE void load_record(const SweepPlace& w, int c, uint32_t barrier, uint32_t bytes) {
+    using At = typename C::At;
+    const size_t chunk = (uint32_t)(w.unit * a.chunks + place(c));
+    const bool is_plain = plain_next;
+    read_plain(w, c + 1);
+    constexpr uint32_t record = At::size * 4, exponents = sizeof(shared.exponents[0]);
+    ptx::barrier_expect(barrier, bytes + record + (is_plain ? 0 : exponents));
+    ptx::bulk_load(at(record_of(c)), a.records + chunk * At::pitch, record, barrier);
+    if (is_plain) return;
+    const float* const from = a.exponents + chunk * a.exponent_pitch;
+    ptx::bulk_load(at(exponents_of(c)), from, exponents, barrier);
   }
-  DEVICE void load_v(const SweepPlace& w, int c, int half) const {
+  DEVICE void read_plain(const SweepPlace& w, int c) {
+    if (c >= chunks) return;
+    const size_t chunk = (uint32_t)(w.unit * a.chunks + place(c));
+    plain_next = ((const int*)a.records)[chunk * C::At::pitch + C::At::plain];
+  }
+  DEVICE void load_v(const SweepPlace& w, int c, int half) {
     if (c >= chunks) return;
     const int stage = c % C::v_stages;
     const uint32_t barrier = at(&shared.full_v[half][stage]);
-    ptx::barrier_expect(barrier, C::value_bytes + (C::split ? C::record * 4 : 0));
+    if constexpr (C::split) {
+      load_record(w, c, barrier, C::value_bytes);
+    } else {
+      ptx::barrier_expect(barrier, C::value_bytes);
+    }
     ptx::tensor_load(at(&shared.v[half][stage]), &a.v, barrier,
                      box(w, a.v_columns, c, w.column + half));
-    if constexpr (C::split) load_record(w, c, barrier);
   }
   DEVICE uint16_t* scores_of(const SweepPlace& w, int c) const {
     return a.scores + ((size_t)w.unit * a.chunks + place(c)) * (CHUNK * CHUNK);
@@ -263,6 +288,7 @@ struct Sweep {
   DEVICE void produce() {
     const SweepPlace w = where();
     if (warp == 0 && lane == 0) {
+      read_plain(w, 0);
       if constexpr (C::split) {
         feed_parts(w);
       } else if constexpr (C::feeds_values) {
@@ -287,7 +313,7 @@ struct Sweep {
       }
     }
   }
-  DEVICE void feed_values(const SweepPlace& w, int c) const {
+  DEVICE void feed_values(const SweepPlace& w, int c) {
 #pragma unroll
     for (int tile = 0; tile < C::value_tiles; tile++) {
       const uint32_t empty = at(&shared.empty_v[tile][c % C::v_stages]);
@@ -295,7 +321,7 @@ struct Sweep {
       load_v(w, c, tile);
     }
   }
-  DEVICE void feed(const SweepPlace& w) const {
+  DEVICE void feed(const SweepPlace& w) {
     load_k(w, 0);
     for (int c = 0; c < chunks; c++) {
       load_q(w, c);
@@ -304,7 +330,7 @@ struct Sweep {
     }
   }
   // In the order in which the places become free: the last parts of K wait for the update before.
-  DEVICE void feed_parts(const SweepPlace& w) const {
+  DEVICE void feed_parts(const SweepPlace& w) {
     constexpr int spare = C::k_stages - C::parts;
     for (int c = 0; c < chunks; c++) {
       feed_values(w, c);
@@ -317,20 +343,21 @@ struct Sweep {
       for (int p = spare; p < C::parts; p++) load_k(w, c, p);
     }
   }
-  DEVICE void feed_keys(const SweepPlace& w) const {
+  DEVICE void feed_keys(const SweepPlace& w) {
     for (int c = 0; c < chunks; c++) {
       load_q(w, c);
       load_k(w, c);
     }
   }
   // By the scores' warpgroup, where there is no producer.
-  DEVICE void load_first(const SweepPlace& w) const {
+  DEVICE void load_first(const SweepPlace& w) {
+    read_plain(w, 0);
 #pragma unroll
     for (int c = 0; c < C::q_stages - 1; c++) load_q(w, c);
 #pragma unroll
     for (int c = 0; c < C::k_stages - 1; c++) load_k(w, c);
   }
-  DEVICE void load_ahead(const SweepPlace& w, int c) const {
+  DEVICE void load_ahead(const SweepPlace& w, int c) {
     load_q(w, c + C::q_stages - 1);
     load_k(w, c + C::k_stages - 1);
   }

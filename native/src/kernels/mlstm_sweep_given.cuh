@@ -26,17 +26,20 @@ DEVICE void StateWarps<C>::give_tokens(int c) {
 template <class C>
 DEVICE void StateWarps<C>::take_tokens(int c) {
   const int mine = sweep.group;
-  const float* alpha = &sweep.record_of(c)[C::alpha + mine * 32 + (sweep.lane & 3) * 2];
+  const float* record = sweep.record_of(c);
+  const float* rows = &record[C::row + mine * 32 + (sweep.lane & 3) * 4];
+  const float factor = record[C::row_factor];
   ptx::barrier_wait(Sweep<C>::at(&shared.split.full_half[mine]), c & 1);
 #pragma unroll
   for (int n = 0; n < 4; n++) {
     const float4 x = shared.split.halves[mine][n][sweep.thread];
-    const float2 f = *(const float2*)&alpha[n * 8];
+    const float2 row = *(const float2*)&rows[turned(n * 8)];
+    const float alpha[2] = {row.x * factor, row.y * factor};
     const float other[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
     for (int e = 0; e < 4; e++) {
       const float own = mine ? h[16 + n * 4 + e] : h[n * 4 + e];
-      o[n * 4 + e] = (own + other[e]) * (e & 1 ? f.y : f.x);
+      o[n * 4 + e] = (own + other[e]) * alpha[e & 1];
     }
   }
   sweep.release(&shared.split.empty_half[mine]);

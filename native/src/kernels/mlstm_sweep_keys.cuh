@@ -25,20 +25,21 @@ struct KeyWarps {
 
   DEVICE void add(int stage) {
     const float* record = shared.record[stage];
-    const float gamma = record[C::At::gamma];
+    const float gamma = record[C::At::gamma], factor = record[C::column_factor];
 #pragma unroll
     for (int i = 0; i < keys; i++) n[i] *= gamma;
 #pragma unroll 1
     for (int group = part; group < 8; group += C::n_parts) {
       const uint32_t from = place(stage, group);
+      const float* const columns = &record[C::column + turned(group * 8)];
 #pragma unroll
       for (int r = 0; r < 8; r += 2) {
         uint32_t x[2][words];
         ptx::load_words(x[0], (from ^ (r << 4)) + r * 128);
         ptx::load_words(x[1], (from ^ ((r + 1) << 4)) + (r + 1) * 128);
-        const float2 beta = *(const float2*)&record[C::beta + group * 8 + r];
-        add_row(x[0], beta.x);
-        add_row(x[1], beta.y);
+        const float2 pair = *(const float2*)&columns[turned(r)];
+        add_row(x[0], pair.x * factor);
+        add_row(x[1], pair.y * factor);
       }
     }
   }

@@ -59,30 +59,33 @@ struct ScoreWarps {
     }
   }
 
-  // Selected, never multiplied by 0: what is not visible may overflow.
-  DEVICE void gate(float (&s)[COLUMNS], const float* record) const {
+  // Selected, never multiplied by 0: what is not visible may overflow. Step c.
+  DEVICE void gate(float (&s)[COLUMNS], int c) const {
     const uint32_t row = row_here(), column = column_here() + first_token();
-    const float* vectors = record + ptx::opaque(0);  // else the loads move ahead of the choice
-    const uint32_t at = C::w + Record::turned(column);
-    const uint32_t low_at = C::At::low + Record::turned(column);
+    using At = Exponents<C::norm>;
+    // Opaque: else the loads move ahead of the choice.
+    const float* const from = sweep.exponents_of(c) + ptx::opaque(0);
+    const float* const rows = from + (C::reverse ? At::w : At::u);
+    const float* const columns = from + (C::reverse ? At::u : At::w) + turned(column);
+    const uint32_t* const lows = (const uint32_t*)from + At::low;
     float u[2], low[2];
     uint32_t start[2], span[2];  // visible are the tokens `column - start` + 0..span
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const uint32_t i = row + 8 * e, edge = ((const uint32_t*)vectors)[C::At::edge + i];
-      u[e] = vectors[C::u + Record::turned(i)];
-      low[e] = half<!C::reverse>(((const uint32_t*)vectors)[C::At::low + Record::turned(i)]);
+      const uint32_t i = row + 8 * e, edge = ((const uint32_t*)from)[At::edge + i];
+      u[e] = rows[turned(i)];
+      low[e] = half<!C::reverse>(lows[turned(i)]);
       start[e] = C::reverse ? column - row - 8 * e : column - edge % CHUNK;
       span[e] = C::reverse ? edge / CHUNK - i : i - edge % CHUNK;
     }
 #pragma unroll
     for (int n = 0; n < C::score_tokens / 8; n++) {
-      const float2 w = *(const float2*)&vectors[at + n * 2];
-      const uint2 lows = *(const uint2*)&vectors[low_at + n * 2];
+      const float2 w = *(const float2*)&columns[turned(n * 8)];
+      const uint2 both = *(const uint2*)&lows[turned(column) + turned(n * 8)];
 #pragma unroll
       for (int x = 0; x < 4; x++) {
         const int e = x / 2, f = x % 2;
-        const float other = half<C::reverse>(f ? lows.y : lows.x);
+        const float other = half<C::reverse>(f ? both.y : both.x);
         const bool visible = start[e] + (8 * n + f) <= span[e];
         float& score = s[n * 4 + x];
         score = visible ? quick_power((u[e] + (f ? w.y : w.x)) + (low[e] + other)) * score : 0.f;
@@ -96,13 +99,13 @@ struct ScoreWarps {
   // All that is causal is visible, and the record holds powers: Record::plain.
   DEVICE void gate_plain(float (&s)[COLUMNS], const float* record) const {
     const uint32_t row = row_here(), column = column_here() + first_token();
-    const float* rows = &record[C::u + Record::turned(row)];
+    const float* rows = &record[C::row + turned(row)];
     const float u[2] = {rows[0], rows[2]};
     const uint32_t ahead = CHUNK + row - column;
-    const float* first = &record[C::w + Record::turned(column)];
+    const float* first = &record[C::column + turned(column)];
 #pragma unroll
     for (int n = 0; n < C::score_tokens / 8; n += 2) {
-      const float4 w = *(const float4*)&first[n * 2];
+      const float4 w = *(const float4*)&first[n * 8];
       const float columns[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
       for (int x = 0; x < 8; x++) {
@@ -141,40 +144,44 @@ struct ScoreWarps {
 #pragma unroll
     for (int e = 0; e < 2; e++) sigma[e] += shared.row_sums[c & 1][row + 8 * e];
   }
-  // Divides the scores by the denominator of their row, and alpha too; step c.
-  DEVICE void normalise(float (&s)[COLUMNS], float (&alpha)[2], const float (&sigma)[2],
-                        const float* record, uint32_t row, int c) const {
+  // Divides the scores by the denominator of their row, and alpha too.
+  DEVICE void normalise(float (&s)[COLUMNS], float (&alpha)[2], float (&inverse)[2],
+                        const float (&sigma)[2], const float* record, uint32_t row) const {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const float floor = record[C::At::floor + row + 8 * e];
-      const float inverse = quick_inverse(fmaxf(fabsf(sigma[e]), floor) + sweep.a.eps);
+      inverse[e] = quick_inverse(fmaxf(fabsf(sigma[e]), floor) + sweep.a.eps);
 #pragma unroll
       for (int n = 0; n < C::score_tokens / 8; n++) {
-        s[n * 4 + 2 * e] *= inverse;
-        s[n * 4 + 2 * e + 1] *= inverse;
+        s[n * 4 + 2 * e] *= inverse[e];
+        s[n * 4 + 2 * e + 1] *= inverse[e];
       }
-      alpha[e] *= inverse;
-      keep_row(record, row + 8 * e, inverse, alpha[e], c);
+      alpha[e] *= inverse[e];
     }
   }
-  // u and alpha over the denominator, for the backward pass.
-  DEVICE void keep_row(const float* record, uint32_t row, float inverse, float alpha, int c) const {
-    float* to = *(float* const volatile*)&shared.where.kept;
-    if (!to || (sweep.lane & 3) != 0) return;
-    to += (size_t)sweep.place(c) * Record::size_norm + (Record::size_norm - Record::rows);
-    const int turned = Record::turned(row);
-    float u = record[C::At::u + turned];
-    if (((const int*)record)[C::At::plain]) {
-      u *= inverse;
-    } else {
-      const uint32_t lows = ((const uint32_t*)record)[C::At::low + turned];
-      const float log = quick_logarithm(inverse), moved = u + log, part = moved - u;
-      const float lost = (u - (moved - part)) + (log - part) + ptx::high_half(lows);
-      ((uint32_t*)to)[Record::low + turned] = ptx::pack(ptx::low_half(lows), lost);
-      u = moved;
-    }
-    to[Record::u + turned] = u;
-    to[Record::alpha + row] = alpha;
+  // Rows over their denominators, for the backward pass: lanes 4i and 4i + 1 have the two of this
+  // thread, so that a warp writes 64 bytes at once.
+  DEVICE void keep_rows(const float* record, const float (&inverse)[2], int c) const {
+    float* const to = *(float* const volatile*)&shared.where.kept;
+    if (!to || (sweep.lane & 2) != 0) return;
+    const bool second = sweep.lane & 1;
+    const int at = turned(row_here() + 8 * second);
+    const float factor = second ? inverse[1] : inverse[0];
+    const size_t chunk = sweep.place(c);
+    to[chunk * Record<false>::pitch + Record<false>::row + at] = record[C::row + at] * factor;
+    if (!((const int*)record)[C::At::plain]) keep_exponent(at, factor, c);
+  }
+  DEVICE void keep_exponent(int at, float inverse, int c) const {
+    using At = Exponents<C::norm>;
+    const float* const from = sweep.exponents_of(c) + at;
+    const float u = from[At::u];
+    const uint32_t lows = ((const uint32_t*)from)[At::low];
+    const float log = quick_logarithm(inverse), moved = u + log, part = moved - u;
+    const float lost = (u - (moved - part)) + (log - part) + ptx::high_half(lows);
+    const size_t chunk = (uint32_t)(sweep.where().unit * sweep.a.chunks + sweep.place(c));
+    float* const to = sweep.a.kept_exponents + chunk * sweep.a.exponent_pitch + at;
+    to[Exponents<false>::u] = moved;
+    ((uint32_t*)to)[Exponents<false>::low] = ptx::pack(ptx::low_half(lows), lost);
   }
   DEVICE void write_sigma(const float (&sigma)[2], int c, uint32_t row) const {
     float* const to = *(float* const volatile*)&shared.where.sigma;
@@ -230,12 +237,10 @@ struct ScoreWarps {
   }
   DEVICE void add_keys(uint32_t tile, const float* record) {
     constexpr int share = CHUNK / C::n_parts, flight = share < 32 ? share : 32;
-    const float* beta = record + C::beta + part() * share;
+    const float* columns = record + C::column + turned(part() * share);
     const uint32_t base = tile + (pair() >> 5) * C::k_pitch + (pair() & 3) * 4;
     const int j16 = (pair() & 31) >> 2;
-    float even[2] = {0, 0};
-    n[0] *= record[C::At::gamma];
-    n[1] *= record[C::At::gamma];
+    float odd[2] = {0, 0}, even[2] = {0, 0};
 #pragma unroll
     for (int j = 0; j < share; j += flight) {
       uint32_t x[flight];
@@ -244,20 +249,17 @@ struct ScoreWarps {
         x[e] = ptx::load_word(base + (part() * share + j + e) * 128 + ((j16 ^ (e & 7)) << 4));
       }
 #pragma unroll
-      for (int e = 0; e < flight; e += 4) {
-        const float4 b = *(const float4*)&beta[j + e];
-        n[0] += b.x * ptx::low_half(x[e]);
-        n[1] += b.x * ptx::high_half(x[e]);
-        even[0] += b.y * ptx::low_half(x[e + 1]);
-        even[1] += b.y * ptx::high_half(x[e + 1]);
-        n[0] += b.z * ptx::low_half(x[e + 2]);
-        n[1] += b.z * ptx::high_half(x[e + 2]);
-        even[0] += b.w * ptx::low_half(x[e + 3]);
-        even[1] += b.w * ptx::high_half(x[e + 3]);
+      for (int e = 0; e < flight; e += 2) {
+        const float2 b = *(const float2*)&columns[turned(j + e)];
+        even[0] += b.x * ptx::low_half(x[e]);
+        even[1] += b.x * ptx::high_half(x[e]);
+        odd[0] += b.y * ptx::low_half(x[e + 1]);
+        odd[1] += b.y * ptx::high_half(x[e + 1]);
       }
     }
-    n[0] += even[0];
-    n[1] += even[1];
+    const float gamma = record[C::At::gamma], factor = record[C::column_factor];
+    n[0] = n[0] * gamma + (even[0] + odd[0]) * factor;
+    n[1] = n[1] * gamma + (even[1] + odd[1]) * factor;
   }
   // As two rows of bf16 under the keys: q·n comes out of the product that makes S.
   DEVICE void append(int stage) const {
@@ -327,21 +329,21 @@ struct ScoreWarps {
   }
 
   DEVICE void finish(float (&s)[COLUMNS], const float* record, int c) const {
-    float sigma[2];
+    float sigma[2], alpha[2], inverse[2];
     if constexpr (C::norm) {  // before the weights: they need the registers
-      const float* alphas = &record[C::alpha + row_here()];
+      read_alpha(alpha, record);
       const float* products = &s[C::score_tokens / 2];
       const bool has_n = Sweep<C>::has_n();
-      sigma[0] = has_n ? alphas[0] * (products[0] + products[1]) : 0.f;
-      sigma[1] = has_n ? alphas[8] * (products[2] + products[3]) : 0.f;
+      sigma[0] = has_n ? alpha[0] * (products[0] + products[1]) : 0.f;
+      sigma[1] = has_n ? alpha[1] * (products[2] + products[3]) : 0.f;
     }
-    weigh(s, record);
+    weigh(s, record, c);
     const uint32_t row = row_here();
-    float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]};
+    read_alpha(alpha, record);
     if constexpr (C::norm) {
       sum_rows(s, sigma);
       if constexpr (C::shares_scores) exchange_sums(sigma, c, row);
-      normalise(s, alpha, sigma, record, row, c);
+      normalise(s, alpha, inverse, sigma, record, row);
     }
     const int s_stage = c % C::s_stages;
     ptx::barrier_wait(Sweep<C>::at(&shared.empty_s[s_stage]),
@@ -357,14 +359,24 @@ struct ScoreWarps {
       ptx::fence_async();
       sweep.release(&shared.full_s[s_stage]);
     }
-    if constexpr (C::norm) write_sigma(sigma, c, row);
+    if constexpr (C::norm) {  // not before: the fence would wait for them
+      keep_rows(record, inverse, c);
+      write_sigma(sigma, c, row);
+    }
   }
-  DEVICE void weigh(float (&s)[COLUMNS], const float* record) const {
+  DEVICE void weigh(float (&s)[COLUMNS], const float* record, int c) const {
     if (((const int*)record)[C::At::plain]) {
       gate_plain(s, record);
     } else {
-      gate(s, record);
+      gate(s, c);
     }
+  }
+  // Of the rows of this thread.
+  static DEVICE void read_alpha(float (&alpha)[2], const float* record) {
+    const float* rows = &record[C::row + turned(row_here())];
+    const float factor = record[C::row_factor];
+    alpha[0] = rows[0] * factor;
+    alpha[1] = rows[2] * factor;
   }
 
   // ---- Split keys: mlstm_sweep_split.cuh.

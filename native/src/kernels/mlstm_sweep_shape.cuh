@@ -12,14 +12,16 @@ struct Columns {
 
 struct MlstmSweep {
   TensorMap q, k, v, o, x;  // x: what `dots` multiplies O with
-  const float* records;     // [units][chunks][record_pitch], unit = batch row · heads + head
+  const float* records;     // [units][chunks][Record], unit = batch row · heads + head
+  const float* exponents;   // [units][chunks][exponent_pitch], from the first that are read on
   const int32_t* lengths;   // [batch] or null
   const float* state_in;    // [units] of key_width · value_width; zeros when null
   float* state_out;         // or null
   const float* n_in;        // [units][key_width], with the normaliser; zeros when null
   float* n_out;             // or null
   float* sigma;             // [batch][length][heads] or null, with the normaliser
-  float* kept;              // records, where the backward pass will want its rows; or null
+  float* kept;              // records of the backward pass, if there will be one; or null
+  float* kept_exponents;    // its exponents
   uint16_t* scores;         // [units][chunks][2][64][32]: S, from dQ to dK of 512 keys
   float* dots;              // [parts][units][64 · chunks]: x·O summed over a part of 64 columns
   uint64_t units, length;
@@ -27,7 +29,7 @@ struct MlstmSweep {
   uint32_t key_width, value_width, key_stride, value_stride;  // strides of the state
   Columns q_columns, v_columns;  // q, k; v, o, x
   float eps;
-  uint32_t record_pitch;
+  uint32_t exponent_pitch;
 };
 static_assert(sizeof(MlstmSweep) == 832, "MlstmSweep");
 
@@ -88,13 +90,13 @@ struct SweepShape {
   static constexpr int s_fill = paired ? 1 : 4, s_readers = shares_scores ? 16 : 8;
   static constexpr int clearing_warps = given ? 8 : 12 + (n_apart ? n_parts : 0);
   // From the last chunk to the first, the rows and columns of a chunk's weights change places.
-  using At = RecordPlaces<NORM>;
-  static constexpr int u = REVERSE ? At::w : At::u, w = REVERSE ? At::u : At::w;
-  static constexpr int alpha = REVERSE ? At::beta : At::alpha;
-  static constexpr int beta = REVERSE ? At::alpha : At::beta;
+  using At = Record<NORM>;
+  static constexpr int row = REVERSE ? At::column : At::row;
+  static constexpr int column = REVERSE ? At::row : At::column;
+  static constexpr int row_factor = REVERSE ? At::column_factor : At::row_factor;
+  static constexpr int column_factor = REVERSE ? At::row_factor : At::column_factor;
   static constexpr int q_pitch = CHUNK * 128, k_pitch = k_rows * 128;  // bytes of a block
   static constexpr int part_bytes = CHUNK * 128 * part_blocks, value_bytes = CHUNK * 128;
-  static constexpr int record = At::size;
   // Of S: the columns that this block makes, and accumulators.
   static constexpr int score_tokens = shares_scores ? CHUNK / 2 : CHUNK;
   static constexpr int score_columns = score_tokens / 2 + (NORM ? 4 : 0);
@@ -139,7 +141,8 @@ struct alignas(1024) SweepShared {
   // Given: two tiles of 32 columns.
   alignas(1024) uint16_t s[C::s_stages][C::gives ? 1 : CHUNK][64];
   SplitShared<C::gives, C::given> split;
-  float record[C::record_stages][C::record];
+  float record[C::record_stages][C::At::size];
+  float exponents[C::record_stages][Exponents<C::norm>::size];
   float row_sums[2][C::norm && C::shares_scores ? CHUNK : 1];  // the other block's part of sigma
   float factor[2][CHUNK];  // alpha over the denominator, of this and the last chunk
   float dots[C::split ? 1 : 2][C::gives ? 1 : 4][C::dot ? CHUNK : 1];

@@ -206,7 +206,7 @@ DEVICE void ScoreWarps<C>::split_step(int c) const {
     gate_plain(s, record);
     round(own, s);
   } else {
-    gate(s, record);
+    gate(s, c);
     round(own, s);
   }
   give_scores(own, c);
@@ -216,8 +216,8 @@ DEVICE void ScoreWarps<C>::split_step(int c) const {
   take_scores(other, c);
   add_values<false>(o, other, other_first_token(), 0, c);
   ptx::mma_wait<0>();
-  const uint32_t row = row_here();
-  const float alpha[2] = {record[C::alpha + row], record[C::alpha + row + 8]};
+  float alpha[2];
+  read_alpha(alpha, record);
   for (int half = 0; half < 2; half++) {
     ptx::barrier_wait(Sweep<C>::at(&shared.split.full_half[half]), c & 1);
   }

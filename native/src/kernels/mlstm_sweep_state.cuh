@@ -117,17 +117,16 @@ struct StateWarps {
 
   // V^T diag(beta), as the A operand of the state's update.
   DEVICE void scaled_values(uint32_t (&x)[4][4], uint32_t v, const float* record) const {
+    const float* columns = &record[C::column + (sweep.lane & 3) * 4];
+    const float factor = record[C::column_factor];
 #pragma unroll
     for (int step = 0; step < 4; step++) {
       ptx::load_transposed(x[step], transposed(v, step * 16));
-      const float* beta = &record[C::beta + step * 16 + (sweep.lane & 3) * 2];
+      const float4 b = *(const float4*)&columns[step * 16];
+      const uint32_t betas[2] = {ptx::pack(b.x * factor, b.y * factor),
+                                 ptx::pack(b.z * factor, b.w * factor)};
 #pragma unroll
-      for (int e = 0; e < 2; e++) {
-        const float2 b = *(const float2*)&beta[8 * e];
-        const uint32_t factor = ptx::pack(b.x, b.y);
-        x[step][2 * e] = ptx::multiply_pairs(x[step][2 * e], factor);
-        x[step][2 * e + 1] = ptx::multiply_pairs(x[step][2 * e + 1], factor);
-      }
+      for (int i = 0; i < 4; i++) x[step][i] = ptx::multiply_pairs(x[step][i], betas[i / 2]);
     }
   }
 

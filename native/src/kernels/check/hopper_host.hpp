@@ -14,6 +14,7 @@
 
 #define DEVICE __device__ __forceinline__
 #define __device__
+#define __host__
 #define __forceinline__ inline
 #define __restrict__
 #define HOPPER_KERNEL(threads, name, Args) void name(const Args& a)

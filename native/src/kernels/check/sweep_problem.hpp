@@ -79,7 +79,7 @@ struct Problem {
     dc0 = alloc<float>(state), c_scratch = alloc<float>(s.states ? state : 1);
     m_last = alloc<float>(units);
     const size_t record = (size_t)units * chunks;
-    records = alloc<float>(record * Record::size_norm);
+    records = alloc<float>(record * RecordArrays::floats(s.normalize));
     rows = alloc<float>((size_t)(s.qk + 63) / 64 * units * padded);
     columns = alloc<float>((size_t)(s.qk + 63) / 64 * units * padded);
     summaries = alloc<double>(record * 2);
@@ -154,9 +154,12 @@ struct Problem {
           : pass == dk_pass ? map_qk(k, 1)
                             : a.v;
     const bool behind = s.normalize && !norm;  // what only the forward pass reads
-    a.records = records + (behind ? Record::rows_norm : 0);
-    a.record_pitch = s.normalize ? Record::size_norm : Record::size;
-    a.kept = norm ? records : nullptr;
+    const RecordArrays all(records, (uint64_t)units * chunks, s.normalize);
+    a.records = norm ? all.forward : all.backward;
+    a.exponents = all.exponents + (behind ? Exponents<true>::columns : 0);
+    a.exponent_pitch = all.exponent_pitch;
+    a.kept = norm ? all.backward : nullptr;
+    a.kept_exponents = norm ? all.exponents + Exponents<true>::columns : nullptr;
     a.lengths = lengths;
     a.units = units, a.length = s.length, a.heads = s.heads, a.chunks = chunks;
     a.key_width = narrow ? s.qk : s.v, a.value_width = narrow ? s.v : s.qk;
