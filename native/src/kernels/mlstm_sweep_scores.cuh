@@ -64,7 +64,7 @@ struct ScoreWarps {
     const uint32_t row = row_here(), column = column_here() + first_token();
     using At = Exponents<C::norm>;
     // Opaque: else the loads move ahead of the choice.
-    const float* const from = sweep.exponents_of(c) + ptx::opaque(0);
+    const float* const from = sweep.exponents_of(ptx::opaque(c));
     const float* const rows = from + (C::reverse ? At::w : At::u);
     const float* const columns = from + (C::reverse ? At::u : At::w) + turned(column);
     const uint32_t* const lows = (const uint32_t*)from + At::low;

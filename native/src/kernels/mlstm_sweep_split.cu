@@ -1,6 +1,5 @@
 // The sweeps of 512 key columns, dQ and dK of 256/512: mlstm_sweep_split.cuh,
-// mlstm_sweep_given.cuh. Registers at launch: dQ 128 (8 bytes spilled), dK 168; no serialised
-// products.
+// mlstm_sweep_given.cuh. Registers at launch: dQ 128, dK 168; no serialised products, no spills.
 #ifndef XL_EMULATED
 #include "mlstm_sweep.cuh"
 
