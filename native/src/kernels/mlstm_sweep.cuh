@@ -161,7 +161,6 @@ struct Sweep {
     if (threadIdx.x == 0) {
       ring(shared.full_q, shared.empty_q, C::q_stages, 1, C::q_readers);
       ring(shared.full_k, shared.empty_k, C::k_stages, 1, C::k_readers);
-      for (uint64_t& n : shared.full_n) ptx::barrier_init(at(&n), C::n_parts);
       ring(shared.full_v[0], shared.empty_v[0], C::value_tiles * C::v_stages, 1,
            C::v_readers);
       ring(shared.full_s, shared.empty_s, C::s_stages, C::s_fill, C::s_readers);
@@ -182,6 +181,7 @@ struct Sweep {
         uint16_t* row = &shared.k[i / words][i / 256 % C::blocks][CHUNK][0];
         ((uint32_t*)row)[i % 256] = 0;
       }
+      for (int i = threadIdx.x; i < 256; i += C::threads) ((uint32_t*)shared.keys.betas)[i] = 0;
     }
     ptx::fence_async();
     __syncthreads();
@@ -297,9 +297,6 @@ struct Sweep {
         feed_keys(w);
       }
     }
-    if constexpr (C::n_apart) {
-      if (warp > 0) keep_n();
-    }
     if constexpr (C::split) {
       if (warp == 1) move_outputs();
     }
@@ -380,7 +377,6 @@ struct Sweep {
   DEVICE void score();
   DEVICE void finish_split();
   DEVICE void move_outputs() const;
-  DEVICE void keep_n();
   DEVICE void consume();
 };
 

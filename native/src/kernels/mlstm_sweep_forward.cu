@@ -10,11 +10,11 @@
     mlstm_sweep<SweepShape<key, norm, reverse, dot>>(a);                            \
   }
 
-SWEEP(64, true, false, false, mlstm_sweep_64_norm, 142336)
+SWEEP(64, true, false, false, mlstm_sweep_64_norm, 143360)
 SWEEP(64, false, false, false, mlstm_sweep_64_plain, 137216)
-SWEEP(128, true, false, false, mlstm_sweep_128_norm, 141312)
+SWEEP(128, true, false, false, mlstm_sweep_128_norm, 142336)
 SWEEP(128, false, false, false, mlstm_sweep_128_plain, 135168)
-SWEEP(256, true, false, false, mlstm_sweep_256_norm, 228352)
+SWEEP(256, true, false, false, mlstm_sweep_256_norm, 227328)
 SWEEP(256, false, false, false, mlstm_sweep_256_plain, 227328)
 #undef SWEEP
 #endif

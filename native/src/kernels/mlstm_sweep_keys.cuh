@@ -1,112 +1,92 @@
-// n <- gamma n + Σ_j beta_j K_j beside everything else, where there are warps to spare: three,
-// each with the sum over its share of the tokens; KEY/32 keys per lane. Not on the tensor cores:
-// mma.sync waits for the state's long products (8 x 256/512: 0.76 to 1.02 ms for 0.70).
+// n <- gamma n + Σ_j beta_j K_j, by the warpgroup of the scores: Kᵀ times a tile whose first rows
+// are beta as bf16 high and low. n stays in shared memory, f32; of two blocks of a cluster, in the
+// second one.
+//
+// Before: three warps beside the producer summed on the cores, 16 K multiplications a chunk of 256
+// keys, which cost power. By mma.sync there: they wait for the state's long products.
 #pragma once
 
 template <class C>
-struct KeyWarps {
-  static constexpr int keys = C::key / 32, words = keys / 2, lanes = 64 / keys;  // per block
+struct KeySums {
   Sweep<C>& sweep;
   SweepShared<C>& shared;
-  int part;
-  float n[keys];
 
-  DEVICE KeyWarps(Sweep<C>& s) : sweep(s), shared(s.shared), part(s.warp - 1) {
-#pragma unroll
-    for (int i = 0; i < keys; i++) n[i] = 0;
-  }
+  DEVICE KeySums(Sweep<C>& s) : sweep(s), shared(s.shared) {}
 
-  // This lane's keys in row 8·group of a tile; other rows: + 128·r, ^ 16·r.
-  DEVICE uint32_t place(int stage, int group) const {
-    const uint32_t tile = Sweep<C>::at(&shared.k[stage][0][0][0]);
-    const uint32_t inside = (sweep.lane % lanes) * keys * 2;
-    return tile + (sweep.lane / lanes) * C::k_pitch + group * 1024 + inside;
+  // Under the keys of a stage, as bf16 high and low: q·n comes out of the product that makes S.
+  DEVICE void put(int stage, uint32_t key, float n) const {
+    const uint32_t high = ptx::pack(n, 0.f), low = ptx::pack(n - ptx::low_half(high), 0.f);
+    auto& tile = shared.k[stage][key / 64];
+    tile[CHUNK][key % 64] = (uint16_t)high;
+    tile[CHUNK + 1][key % 64 ^ 8] = (uint16_t)low;  // swizzled
   }
-
-  DEVICE void add(int stage) {
-    const float* record = shared.record[stage];
-    const float gamma = record[C::At::gamma], factor = record[C::column_factor];
-#pragma unroll
-    for (int i = 0; i < keys; i++) n[i] *= gamma;
-#pragma unroll 1
-    for (int group = part; group < 8; group += C::n_parts) {
-      const uint32_t from = place(stage, group);
-      const float* const columns = &record[C::column + turned(group * 8)];
-#pragma unroll
-      for (int r = 0; r < 8; r += 2) {
-        uint32_t x[2][words];
-        ptx::load_words(x[0], (from ^ (r << 4)) + r * 128);
-        ptx::load_words(x[1], (from ^ ((r + 1) << 4)) + (r + 1) * 128);
-        const float2 pair = *(const float2*)&columns[turned(r)];
-        add_row(x[0], pair.x * factor);
-        add_row(x[1], pair.y * factor);
-      }
-    }
-  }
-  DEVICE void add_row(const uint32_t (&x)[words], float beta) {
-#pragma unroll
-    for (int i = 0; i < words; i++) {
-      n[2 * i] += beta * ptx::low_half(x[i]);
-      n[2 * i + 1] += beta * ptx::high_half(x[i]);
-    }
-  }
-
-  // As two rows of bf16 under the keys of step c: q·n comes out of the product that makes S.
-  DEVICE void append(int c) const {
-    const int stage = c % C::k_stages;
-    ptx::barrier_wait(Sweep<C>::at(&shared.empty_k[stage]), Sweep<C>::parity(c, C::k_stages) ^ 1);
-    uint32_t high[words], rest[words];
-#pragma unroll
-    for (int i = 0; i < words; i++) {
-      high[i] = ptx::pack(n[2 * i], n[2 * i + 1]);
-      const float low = ptx::low_half(high[i]), odd = ptx::high_half(high[i]);
-      rest[i] = ptx::pack(n[2 * i] - low, n[2 * i + 1] - odd);
-    }
-    const uint32_t to = place(stage, CHUNK / 8);
-    ptx::store_words((to ^ (2 * part << 4)) + 2 * part * 128, high);
-    ptx::store_words((to ^ ((2 * part + 1) << 4)) + (2 * part + 1) * 128, rest);
+  DEVICE void seen() const {
     ptx::fence_async();
-    sweep.release(&shared.full_n[stage]);
+    ptx::named_barrier(4, 128);
   }
-
-  DEVICE void read() {
+  DEVICE void read() const {
     const MlstmSweep& a = sweep.a;
-    if (!a.n_in || part != 0) return;
-    const size_t unit = (size_t)sweep.where().unit * a.key_width;
-    for (int i = 0; i < keys; i++) {
-      const uint32_t d = sweep.lane * keys + i;
-      if (d < a.key_width) n[i] = a.n_in[unit + d];
+    const float* const from = a.n_in ? a.n_in + (size_t)sweep.where().unit * a.key_width : nullptr;
+    for (uint32_t key = sweep.thread; key < C::key; key += 128) {
+      const float n = from && key < a.key_width ? from[key] : 0.f;
+      shared.keys.n[key] = n;
+      put(0, key, n);
     }
+    seen();
   }
   DEVICE void write() const {
     const MlstmSweep& a = sweep.a;
-    for (int i = 0; i < keys; i++) shared.n_sums[part][sweep.lane * keys + i] = n[i];
-    ptx::named_barrier(4, 32 * C::n_parts);
     const SweepPlace w = sweep.where();
     if (!a.n_out || w.column != C::n_column) return;
-    for (uint32_t d = part * 32 + sweep.lane; d < a.key_width; d += 32 * C::n_parts) {
-      float sum = 0;
+    for (uint32_t key = sweep.thread; key < a.key_width; key += 128)
+      a.n_out[(size_t)w.unit * a.key_width + key] = shared.keys.n[key];
+  }
+
+  // By one warp, two tokens a lane.
+  DEVICE void write_betas(const float* record) const {
+    if (sweep.warp != 0) return;
+    const float2 pair = *(const float2*)&record[C::column + turned(2 * sweep.lane)];
+    const float factor = record[C::column_factor], x = pair.x * factor, y = pair.y * factor;
+    const uint32_t high = ptx::pack(x, y);
+    const uint32_t low = ptx::pack(x - ptx::low_half(high), y - ptx::high_half(high));
+    ((uint32_t*)shared.keys.betas[0])[sweep.lane] = high;
+    ((uint32_t*)shared.keys.betas[1])[sweep.lane ^ 4] = low;  // swizzled
+    ptx::fence_async();
+  }
+  // Step c, once its betas are written.
+  DEVICE void add(int c, float gamma) const {
+    float sums[C::blocks][4];
+    ptx::named_barrier(4, 128);
+    multiply(sums, sweep.tile_k(c, 0));
+    sweep.release_k(c, 0);
+    if ((sweep.lane & 3) == 0) {
 #pragma unroll
-      for (int p = 0; p < C::n_parts; p++) sum += shared.n_sums[p][d];
-      a.n_out[(size_t)w.unit * a.key_width + d] = sum;
+      for (int block = 0; block < C::blocks; block++) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          const uint32_t key = block * 64 + sweep.warp * 16 + sweep.lane / 4 + 8 * e;
+          const float n = shared.keys.n[key] * gamma + (sums[block][2 * e] + sums[block][2 * e + 1]);
+          shared.keys.n[key] = n;
+          put((c + 1) % C::k_stages, key, n);
+        }
+      }
     }
+    seen();
+  }
+  DEVICE void multiply(float (&sums)[C::blocks][4], uint32_t k) const {
+    const uint64_t betas = ptx::descriptor(Sweep<C>::at(&shared.keys.betas[0][0]), 16);
+    ptx::mma_fence();
+#pragma unroll
+    for (int block = 0; block < C::blocks; block++) {
+      const uint64_t keys = ptx::descriptor(k + block * C::k_pitch, 8192);
+      ptx::mma8_transposed_a<true>(sums[block], keys, betas);
+#pragma unroll
+      for (int step = 1; step < 4; step++) {
+        ptx::mma8_transposed_a<false>(sums[block], ptx::advance(keys, step * 2048),
+                                      ptx::advance(betas, step * 32));
+      }
+    }
+    ptx::mma_commit();
+    ptx::mma_wait<0>();
   }
 };
-
-template <class C>
-DEVICE void Sweep<C>::keep_n() {
-  KeyWarps<C> warps(*this);
-  if (has_n()) {
-    warps.read();
-    warps.append(0);
-  }
-  for (int c = 0; c < chunks; c++) {
-    const int stage = c % C::k_stages;
-    ptx::barrier_wait(at(&shared.full_k[stage]), parity(c, C::k_stages));
-    if (a.lengths && valid(c) < CHUNK) cleared();
-    if (has_n()) warps.add(stage);
-    release_k(c, 0);
-    if (has_n() && c + 1 < chunks) warps.append(c + 1);
-  }
-  if (has_n()) warps.write();
-}

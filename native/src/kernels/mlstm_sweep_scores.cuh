@@ -6,9 +6,6 @@ struct ScoreWarps {
   static constexpr int COLUMNS = C::score_columns;
   Sweep<C>& sweep;
   SweepShared<C>& shared;
-  float n[2] = {0, 0};  // of keys 2·pair, + 1; a share of the tokens when KEY < 256
-  static constexpr int pairs = C::key / 2;
-  static constexpr bool own_n = C::norm && !C::n_apart;
 
   DEVICE ScoreWarps(Sweep<C>& s) : sweep(s), shared(s.shared) {}
 
@@ -227,93 +224,24 @@ struct ScoreWarps {
     }
   }
 
-  // ---- n, on the cores beside the tensor cores: a pair of keys per thread.
-
-  DEVICE int pair() const { return sweep.thread % pairs; }
-  DEVICE int part() const { return sweep.thread / pairs; }
-  DEVICE uint32_t place_of(uint32_t tile, int i) const {
-    const int j = (pair() & 31) >> 2;
-    return tile + (pair() >> 5) * C::k_pitch + i * 128 + ((j ^ (i & 7)) << 4) + (pair() & 3) * 4;
-  }
-  DEVICE void add_keys(uint32_t tile, const float* record) {
-    constexpr int share = CHUNK / C::n_parts, flight = share < 32 ? share : 32;
-    const float* columns = record + C::column + turned(part() * share);
-    const uint32_t base = tile + (pair() >> 5) * C::k_pitch + (pair() & 3) * 4;
-    const int j16 = (pair() & 31) >> 2;
-    float odd[2] = {0, 0}, even[2] = {0, 0};
-#pragma unroll
-    for (int j = 0; j < share; j += flight) {
-      uint32_t x[flight];
-#pragma unroll
-      for (int e = 0; e < flight; e++) {
-        x[e] = ptx::load_word(base + (part() * share + j + e) * 128 + ((j16 ^ (e & 7)) << 4));
-      }
-#pragma unroll
-      for (int e = 0; e < flight; e += 2) {
-        const float2 b = *(const float2*)&columns[turned(j + e)];
-        even[0] += b.x * ptx::low_half(x[e]);
-        even[1] += b.x * ptx::high_half(x[e]);
-        odd[0] += b.y * ptx::low_half(x[e + 1]);
-        odd[1] += b.y * ptx::high_half(x[e + 1]);
-      }
-    }
-    const float gamma = record[C::At::gamma], factor = record[C::column_factor];
-    n[0] = n[0] * gamma + (even[0] + odd[0]) * factor;
-    n[1] = n[1] * gamma + (even[1] + odd[1]) * factor;
-  }
-  // As two rows of bf16 under the keys: q·n comes out of the product that makes S.
-  DEVICE void append(int stage) const {
-    const uint32_t tile = Sweep<C>::at(&shared.k[stage][0][0][0]);
-    const uint32_t high = ptx::pack(n[0], n[1]);
-    const float rest[2] = {n[0] - ptx::low_half(high), n[1] - ptx::high_half(high)};
-    ptx::store_word(place_of(tile, CHUNK + 2 * part()), high);
-    ptx::store_word(place_of(tile, CHUNK + 2 * part() + 1), ptx::pack(rest[0], rest[1]));
-    ptx::fence_async();
-    ptx::named_barrier(4, 128);
-  }
-  DEVICE void read_n() {
-    const MlstmSweep& a = sweep.a;
-    if (!a.n_in || part() != 0) return;
-    const SweepPlace w = sweep.where();
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-      const int d = 2 * pair() + e;
-      if (d < a.key_width) n[e] = a.n_in[(size_t)w.unit * a.key_width + d];
-    }
-  }
-  DEVICE void write_n() const {
-    const MlstmSweep& a = sweep.a;
-    float* mine = &shared.n_sums[part()][2 * pair()];
-    mine[0] = n[0];
-    mine[1] = n[1];
-    ptx::named_barrier(4, 128);
-    const SweepPlace w = sweep.where();
-    if (!a.n_out || w.column != C::n_column) return;
-    for (int d = sweep.thread; d < a.key_width; d += 128) {
-      float sum = 0;
-#pragma unroll
-      for (int p = 0; p < C::n_parts; p++) sum += shared.n_sums[p][d];
-      a.n_out[(size_t)w.unit * a.key_width + d] = sum;
-    }
-  }
-
   // ---- One step.
 
   DEVICE void step(int c) {
-    if (C::n_apart && Sweep<C>::has_n()) {
-      const int stage = c % C::k_stages;
-      ptx::barrier_wait(Sweep<C>::at(&shared.full_n[stage]), Sweep<C>::parity(c, C::k_stages));
-    }
     if (sweep.a.lengths && sweep.valid(c) < CHUNK) clear(c);
     float s[COLUMNS];
     multiply(s, c, 0);
+    const float* record = sweep.record_of(c);
+    const bool has_n = C::norm && Sweep<C>::has_n();
+    if constexpr (C::norm) {
+      if (has_n) KeySums<C>(sweep).write_betas(record);
+    }
     ptx::mma_wait<0>();
     sweep.release_q(c, 0);
-    const float* record = sweep.record_of(c);
     finish(s, record, c);
-    if constexpr (own_n) add_keys(sweep.tile_k(c, 0), record);
+    if constexpr (C::norm) {
+      if (has_n) return KeySums<C>(sweep).add(c, record[C::At::gamma]);
+    }
     sweep.release_k(c, 0);
-    if constexpr (own_n) append((c + 1) % C::k_stages);
   }
   DEVICE void clear(int c) const {
 #pragma unroll 1
@@ -405,9 +333,8 @@ DEVICE void Sweep<C>::score() {
     if (thread == 0) load_first(w);
     __syncwarp();
   }
-  if constexpr (ScoreWarps<C>::own_n) {
-    warps.read_n();
-    warps.append(0);
+  if constexpr (C::norm) {
+    if (has_n()) KeySums<C>(*this).read();
   }
   for (int c = 0; c < chunks; c++) {
     warps.step(c);
@@ -416,5 +343,7 @@ DEVICE void Sweep<C>::score() {
       __syncwarp();
     }
   }
-  if constexpr (ScoreWarps<C>::own_n) warps.write_n();
+  if constexpr (C::norm) {
+    if (has_n()) KeySums<C>(*this).write();
+  }
 }

@@ -77,18 +77,14 @@ struct SweepShape {
   // Tiles of 256 columns come in one instruction, others by block. n sits below each block of K.
   static constexpr int q_box = KEY == 256 ? 4 : 1, k_box = KEY == 256 && !NORM ? 4 : 1;
   static constexpr int k_rows = CHUNK + (NORM ? 8 : 0);
-  // n is kept by three warps of the producer's group, else by the scores' warpgroup: there 256/KEY
-  // groups of threads sum 64·KEY/256 tokens each. Of two blocks that share scores, the second one's
-  // columns end in n; the first does not have it.
-  static constexpr bool n_apart = NORM && producer;
-  static constexpr int n_parts = !NORM ? 1 : n_apart ? 3 : 256 / KEY;
+  // Of two blocks that share scores, the second one's columns end in n; the first does not have it.
   static constexpr int n_column = shares_scores ? value_tiles : 0;  // of the first block with it
   // Warps that read a part of Q or K: split, of both blocks.
   static constexpr int q_readers = given ? 8 : split ? 16 : 12;
-  static constexpr int k_readers = given ? 8 : split ? 16 : 12 + (n_apart ? n_parts : 0);
+  static constexpr int k_readers = given ? 8 : split ? 16 : 12;
   static constexpr int v_readers = given ? 8 : split ? 12 : in_place ? 1 : 4;
   static constexpr int s_fill = paired ? 1 : 4, s_readers = shares_scores ? 16 : 8;
-  static constexpr int clearing_warps = given ? 8 : 12 + (n_apart ? n_parts : 0);
+  static constexpr int clearing_warps = given ? 8 : 12;
   // From the last chunk to the first, the rows and columns of a chunk's weights change places.
   using At = Record<NORM>;
   static constexpr int row = REVERSE ? At::column : At::row;
@@ -102,8 +98,8 @@ struct SweepShape {
   static constexpr int score_columns = score_tokens / 2 + (NORM ? 4 : 0);
   // Σ over warps of these is what the launch gives: 4·128 or 3·168 per four warps.
   static constexpr int consumer_registers = given ? 232 : feeds_values ? 208 : producer ? 168 : 200;
-  static constexpr int score_registers = !feeds_values ? 104 : n_apart ? 64 : 72;
-  static constexpr int producer_registers = given ? 40 : !feeds_values ? 72 : n_apart ? 32 : 24;
+  static constexpr int score_registers = feeds_values ? 72 : 104;
+  static constexpr int producer_registers = given ? 40 : feeds_values ? 24 : 72;
 };
 
 struct SweepPlace {
@@ -131,6 +127,15 @@ struct alignas(16) SplitShared<false, true> {
   uint64_t full_half[2], empty_half[2], full_o;
 };
 
+// What n needs: mlstm_sweep_keys.cuh.
+template <int KEY>
+struct alignas(1024) KeyShared {
+  uint16_t betas[8][64];  // of a chunk's tokens: bf16 high and low, zeros; swizzled
+  float n[KEY];
+};
+template <>
+struct KeyShared<0> {};
+
 template <class C>
 struct alignas(1024) SweepShared {
   uint16_t q[C::q_stages][C::part_blocks][CHUNK][64];
@@ -140,15 +145,15 @@ struct alignas(1024) SweepShared {
   uint16_t o[C::value_tiles][C::in_place ? 1 : CHUNK][64];
   // Given: two tiles of 32 columns.
   alignas(1024) uint16_t s[C::s_stages][C::gives ? 1 : CHUNK][64];
+  KeyShared<C::norm ? C::key : 0> keys;
   SplitShared<C::gives, C::given> split;
   float record[C::record_stages][C::At::size];
   float exponents[C::record_stages][Exponents<C::norm>::size];
   float row_sums[2][C::norm && C::shares_scores ? CHUNK : 1];  // the other block's part of sigma
   float factor[2][CHUNK];  // alpha over the denominator, of this and the last chunk
   float dots[C::split ? 1 : 2][C::gives ? 1 : 4][C::dot ? CHUNK : 1];
-  float n_sums[C::n_parts][C::norm ? C::key : 1];
   uint64_t full_q[C::q_stages], empty_q[C::q_stages];
-  uint64_t full_k[C::k_stages], empty_k[C::k_stages], full_n[C::k_stages];
+  uint64_t full_k[C::k_stages], empty_k[C::k_stages];
   uint64_t full_v[C::value_tiles][C::v_stages], empty_v[C::value_tiles][C::v_stages];
   uint64_t full_s[C::s_stages], empty_s[C::s_stages];
   uint64_t full_x[2], empty_x[2], full_sums[2];

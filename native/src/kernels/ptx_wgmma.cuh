@@ -40,11 +40,13 @@ DEVICE void mma_wait() {
 
 #define XL_D4(io, i) io(d[i]), io(d[i + 1]), io(d[i + 2]), io(d[i + 3])
 #define XL_D16(io, i) XL_D4(io, i), XL_D4(io, i + 4), XL_D4(io, i + 8), XL_D4(io, i + 12)
+#define XL_D4_ONLY(io) XL_D4(io, 0)
 #define XL_D16_ONLY(io) XL_D16(io, 0)
 #define XL_D20(io) XL_D16(io, 0), XL_D4(io, 16)
 #define XL_D32(io) XL_D16(io, 0), XL_D16(io, 16)
 #define XL_D36(io) XL_D32(io), XL_D4(io, 32)
 #define XL_D64(io) XL_D16(io, 0), XL_D16(io, 16), XL_D16(io, 32), XL_D16(io, 48)
+#define XL_N4 "%0,%1,%2,%3"
 #define XL_N16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define XL_N20 XL_N16 ",%16,%17,%18,%19"
 #define XL_N32 XL_N16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
@@ -80,6 +82,8 @@ XL_PRODUCT(mma40, 20, uint64_t, XL_D20, XL_N20, "m64n40k16", "%20, %21", "0, 0",
 XL_PRODUCT(mma64, 32, uint64_t, XL_D32, XL_N32, "m64n64k16", "%32, %33", "0, 0", XL_FROM_SHARED)
 XL_PRODUCT(mma72, 36, uint64_t, XL_D36, XL_N36, "m64n72k16", "%36, %37", "0, 0", XL_FROM_SHARED)
 // A transposed.
+XL_PRODUCT(mma8_transposed_a, 4, uint64_t, XL_D4_ONLY, XL_N4, "m64n8k16", "%4, %5", "1, 0",
+     XL_FROM_SHARED)
 XL_PRODUCT(mma64_transposed_a, 32, uint64_t, XL_D32, XL_N32, "m64n64k16", "%32, %33", "1, 0",
      XL_FROM_SHARED)
 // Both.
