@@ -88,7 +88,8 @@ struct Vectors {
       exponents(g, us, state);
     }
     if (g.lane() != 0) return;
-    record.rest(plain ? exp2f(row_factor) : 1, plain ? exp2f(column_factor) : 1, state.gamma, plain);
+    const float factors[2] = {exp2f(row_factor), exp2f(column_factor)};
+    record.rest(plain ? factors[0] : 1, plain ? factors[1] : 1, state.gamma, plain);
   }
   DEVICE void exponents(const ChunkGates& g, const double (&us)[2], const KeptState& state) const {
     const Split u[2] = {Split(us[0]), Split(us[1])}, w[2] = {Split(g.w[0]), Split(g.w[1])};

@@ -12,9 +12,8 @@
 //
 // A block: one (batch row, head) and 128 columns of V. Warpgroups 0 and 1 keep C^T for 64 of them
 // in accumulators; the same registers are the A operand of C^T Q^T. Warpgroup 2 makes the gated
-// scores S (bf16, through shared memory). n is its work too, or that of the idle warps beside the
-// one that feeds the copy engine. Q, K, V, S travel through rings. dV and dK read the records of
-// dQ with their vectors exchanged.
+// scores S (bf16, through shared memory) and n. Q, K, V, S and the vectors of a chunk (Record)
+// travel through rings. dV and dK read the records of dQ with their vectors exchanged.
 //
 // Floor, per token and head: 2·(2·KEY + 2·VALUE) bytes (dQ, dK + 2·VALUE for x), 4·KEY·VALUE +
 // 128·(KEY + VALUE) FLOP. H100 80GB HBM3, 65,536 tokens, medians of 100 launches in ms, and times

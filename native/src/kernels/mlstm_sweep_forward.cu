@@ -1,6 +1,6 @@
 // The forward sweeps: with the denominator (norm) and without (plain). mlstm_sweep.cuh.
-// Registers 128 at launch (KEY >= 128) or 168; no serialised products. Spills:
-// mlstm_sweep_256_norm 4 bytes; others none. Shared memory: last column below.
+// Registers 128 at launch (KEY >= 128) or 168; no serialised products, no spills. Shared memory:
+// last column below.
 #ifndef XL_EMULATED
 #include "mlstm_sweep.cuh"
 
