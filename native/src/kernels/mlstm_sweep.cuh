@@ -20,12 +20,12 @@
 // the floor at the 3.0 TB/s of a copy (docs/experiments.md, also for what was tried and dropped):
 //
 //   shape        forward sig   forward exp   dV           dQ, dK
-//   8 x 256/512  0.59  1.10    0.695 1.30    0.62  1.16   0.93, 0.81  1.49, 1.29
-//   16 x 128/256 0.56  1.04    0.575 1.07    0.566 1.06   0.642  1.03
-//   32 x 64/128                0.602 1.12    0.62  1.15   0.714  1.14
+//   8 x 256/512  0.60  1.12    0.67  1.25    0.63  1.17   0.90, 0.81  1.44, 1.29
+//   16 x 128/256 0.555 1.03    0.564 1.05    0.565 1.05   0.640  1.02
+//   32 x 64/128                0.603 1.12    0.587 1.09   0.718  1.14
 //
 // Power bounds 8 x 256/512: it draws the GPU's 700 W, and clocks fall from 1.98 to 1.5-1.6 GHz.
-// After a second of nothing else, forward 0.63 sig and 0.79 exp, dV 0.67, dQ 0.91, dK 0.81.
+// After a second of nothing else, forward 0.63 sig and 0.78 exp, dV 0.69, dQ 0.97, dK 0.84.
 //
 // Equals: cpu/mlstm_forward.zig, cpu/mlstm_backward.zig; reference/mlstm.zig.
 #pragma once
