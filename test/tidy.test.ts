@@ -78,6 +78,13 @@ test("only lib/native talks to bun:ffi", () => {
   expect(findings(code, outside)).toEqual([]);
 });
 
+test("kernels are defined by macros, which make them follow the one before", () => {
+  const macros = ["native/src/kernels/common.cuh", "native/src/kernels/ptx.cuh"];
+  const elsewhere = (line: string, path: string) =>
+    line.includes("__glo" + "bal__") && !macros.includes(path);
+  expect(findings(own, elsewhere)).toEqual([]);
+});
+
 /** Files that a file imports, as paths from the root. */
 function importsOf({ path, lines }: SourceFile): string[] {
   const text = lines.join("\n");

@@ -26,7 +26,7 @@ pub const Facts = struct {
     }
 };
 
-/// Graphs of CUDA 12.3 and later hold kernels that follow others.
+/// Graphs of CUDA 12.3 and later hold kernels that follow others. Those of sm_90 say `follow`.
 const first_to_follow = 12030;
 
 /// Grid and block of a launch, and the dynamic shared memory of a block.
@@ -37,8 +37,8 @@ pub const Shape = struct {
     threads: u32 = 256,
     shared: u32 = 0,
     cluster: u32 = 1,
-    /// Begins while the kernel before it ends, which calls `lead`; calls `follow` (common.cuh).
-    follows: bool = false,
+    /// May begin while the kernel before it ends: says `follow` (common.cuh), as every KERNEL.
+    follows: bool = true,
 };
 
 /// What kernels report besides their results, read wherever the host waits anyway: an index that
@@ -65,6 +65,8 @@ pub const Device = struct {
     launches: u64 = 0,
     /// Waits after every launch, to name the kernel at fault. `XL_SYNC=1`.
     synchronous: bool = false,
+    /// Whether kernels may begin while those before them end.
+    following: bool = false,
     lt: ?Lt = null,
     /// Called when the host has waited: fails when the work was cut off (groups of ranks).
     guard: ?*const fn () Error!void = null,
@@ -90,6 +92,8 @@ pub const Device = struct {
             .ordinal = ordinal,
             .facts = facts,
             .memory = .{ .gpa = gpa },
+            .following = facts.capability == 90 and !facts.emulated and
+                facts.driver_version >= first_to_follow,
         };
         try api.check(api.DevicePrimaryCtxRetain(&device.context, ordinal), "CUDA context");
         try api.check(api.CtxSetCurrent(device.context), "CUDA context");
@@ -194,7 +198,7 @@ pub const Device = struct {
             attributes[count] = .cluster(shape.cluster);
             count += 1;
         }
-        if (shape.follows and device.facts.driver_version >= first_to_follow) {
+        if (shape.follows and device.following and !device.synchronous) {
             attributes[count] = .following();
             count += 1;
         }

@@ -217,9 +217,8 @@ fn gateGradients(r: *const Backward, scratch: Scratch) Error!void {
         .column_parts = parts,
     };
     if (r.hasPlainGates()) {
-        var plain = r.plainShape(4);
+        const plain = r.plainShape(4);
         try device.launch("mlstm_gate_sums_plain", plain, g);
-        plain.follows = true;
         if (a.input_gate == args.input_gate.exp)
             return device.launch("mlstm_gate_gradients_plain_exp", plain, g);
         return device.launch("mlstm_gate_gradients_plain_sig", plain, g);

@@ -271,10 +271,9 @@ pub fn Run(comptime A: type) type {
         pub fn launchGates(r: *const Self, g: MlstmGates) Error!void {
             const is_exp = r.a.input_gate == args.input_gate.exp;
             if (r.hasPlainGates()) {
-                var shape = r.plainShape(8);
+                const shape = r.plainShape(8);
                 if (!is_exp) return r.device.launch("mlstm_gates_records_plain_sig", shape, g);
                 try r.device.launch("mlstm_gates_summaries_plain", shape, g);
-                shape.follows = true;
                 return r.device.launch("mlstm_gates_records_plain_exp", shape, g);
             }
             const blocks = r.gateBlocks();
@@ -370,6 +369,7 @@ pub fn Run(comptime A: type) type {
                     .threads = v.threads,
                     .shared = v.shared,
                     .cluster = v.cluster,
+                    .follows = false,
                 }, s);
             }
             unreachable;

@@ -55,6 +55,8 @@ constexpr int warpSize = 32;
     xl::add_kernel(&kernel); \
   } \
   static void name##_body([[maybe_unused]] const Args& a)
+#define KERNEL_AHEAD(threads, name, Args) KERNEL(threads, name, Args)
+#define RESIDENT_KERNEL(threads, blocks, name, Args) KERNEL(threads, name, Args)
 
 // Where a barrier is written: default arguments are evaluated at the call.
 #define XL_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()

@@ -4,15 +4,6 @@
 #pragma once
 #include "common.cuh"
 
-/// A kernel of which `blocks` blocks of `threads` threads fit a multiprocessor: bounds registers.
-#ifdef XL_EMULATED
-#define RESIDENT_KERNEL(threads, blocks, name, Args) KERNEL(threads, name, Args)
-#else
-#define RESIDENT_KERNEL(threads, blocks, name, Args) \
-  extern "C" __global__ void __launch_bounds__(threads, blocks) \
-    name(const __grid_constant__ Args a)
-#endif
-
 /// Asks for 16 bytes, or 8; both addresses are multiples of that.
 template <int bytes> DEVICE void copy_async(void* to, const void* from) {
   static_assert(bytes == 16 || bytes == 8, "sizes of one copy");

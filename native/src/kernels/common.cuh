@@ -7,13 +7,33 @@
 #ifdef XL_EMULATED
 #include "emulator.hpp"
 #else
-#define KERNEL(threads, name, Args) \
+#define XL_FOLLOWER(bounds, name, Args)                                                      \
+  DEVICE void name##_body(const Args& a);                                                    \
+  extern "C" __global__ void __launch_bounds__ bounds name(const __grid_constant__ Args a) { \
+    follow();                                                                                \
+    name##_body(a);                                                                          \
+  }                                                                                          \
+  DEVICE void name##_body(const Args& a)
+#define KERNEL(threads, name, Args) XL_FOLLOWER((threads), name, Args)
+// `blocks` blocks of `threads` threads fit a multiprocessor: bounds registers.
+#define RESIDENT_KERNEL(threads, blocks, name, Args) XL_FOLLOWER((threads, blocks), name, Args)
+// Says `follow` itself, behind what it reads of older kernels than the one before it.
+#define KERNEL_AHEAD(threads, name, Args) \
   extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args a)
 #define SHARED(type, name) extern __shared__ __align__(1024) type name[]
 #endif
 
 #define DEVICE __device__ __forceinline__
 #include "quick.cuh"
+
+/// On Hopper a kernel may be launched while the one before it still runs (cuda/device.zig): as soon
+/// as all blocks of that have said this. What that writes is there behind `follow`; what kernels
+/// before that wrote is there at once, for that has followed them.
+DEVICE void follow() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait; griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 constexpr int warp_size = 32;
 constexpr unsigned full_mask = 0xffffffffu;
@@ -111,19 +131,6 @@ DEVICE float sigmoid(float x) {
   // Both branches have an exponent that is not positive: no overflow, no cancellation.
   const float e = expf(-fabsf(x));
   return (x >= 0 ? 1.f : e) / (1.f + e);
-}
-
-/// A kernel that is launched to follow the one before it (cuda/device.zig) may begin while that
-/// ends, and reads nothing of it before `follow`. `lead` lets the next one begin.
-DEVICE void follow() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-DEVICE void lead() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
 }
 
 DEVICE float softplus(float x) { return fmaxf(x, 0.f) + log1pf(expf(-fabsf(x))); }

@@ -145,7 +145,6 @@ struct PlainGroup {
 };
 
 KERNEL(256, mlstm_gates_summaries_plain, MlstmGates) {
-  lead();
   __shared__ PlainGroup group;
   const PlainPlace place(a.sizes);
   group.gather(place, PlainGates<false>(a, place));
@@ -310,7 +309,7 @@ DEVICE void plain_records(const MlstmGates& a, const PlainPlace& place) {
   PlainVectors<sigmoid, norm>(a, place, g, state).make(g);
 }
 
-KERNEL(256, mlstm_gates_records_plain_exp, MlstmGates) {
+KERNEL_AHEAD(256, mlstm_gates_records_plain_exp, MlstmGates) {
   plain_records<false, true>(a, PlainPlace(a.sizes));
 }
 KERNEL(256, mlstm_gates_records_plain_sig, MlstmGates) {
@@ -358,7 +357,6 @@ struct PlainTerms {
 };
 
 KERNEL(128, mlstm_gate_sums_plain, MlstmGateGradient) {
-  lead();
   const PlainPlace place(a.sizes);
   double all;
   PlainPlace::sum_before(PlainTerms(a, place).sum(), &all);
@@ -401,5 +399,5 @@ template <bool sigmoid> DEVICE void plain_gradients(const MlstmGateGradient& a) 
   place.store(a.df, f);
 }
 
-KERNEL(128, mlstm_gate_gradients_plain_exp, MlstmGateGradient) { plain_gradients<false>(a); }
-KERNEL(128, mlstm_gate_gradients_plain_sig, MlstmGateGradient) { plain_gradients<true>(a); }
+KERNEL_AHEAD(128, mlstm_gate_gradients_plain_exp, MlstmGateGradient) { plain_gradients<false>(a); }
+KERNEL_AHEAD(128, mlstm_gate_gradients_plain_sig, MlstmGateGradient) { plain_gradients<true>(a); }

@@ -19,6 +19,8 @@
 #define __restrict__
 #define HOPPER_KERNEL(threads, name, Args) void name(const Args& a)
 #define KERNEL(threads, name, Args) void name(const Args& a)
+#define KERNEL_AHEAD(threads, name, Args) void name(const Args& a)
+#define RESIDENT_KERNEL(threads, blocks, name, Args) void name(const Args& a)
 #define __shared__ static
 
 struct alignas(8) float2 {
