@@ -129,7 +129,8 @@ pub const plans = .{
 };
 
 const chunk = 64; // tokens, and rows and columns of a tile
-const step_columns = 128;
+const step_columns = 128; // of a block; kernels/mlstm_step.cuh
+const few_step_columns = 32;
 // Floats of dynamic shared memory: two operands of 32 × 68; tiles are 64 × 68.
 const operands = 2 * 32 * 68;
 const tile = 64 * 68;
@@ -230,8 +231,11 @@ pub fn mlstmStep(device: *Device, dtype: DType, a: *const args.MlstmStep) Error!
     };
     const units = a.rows * a.heads;
     try device.launchFor("mlstm_step_gates", dtype, .{ .x = units, .threads = 128 }, plan);
-    const parts = blocksOf(a.width_v, step_columns);
-    try device.launchFor("mlstm_step", dtype, .{ .x = units * parts }, plan);
+    const blocks = units * blocksOf(a.width_v, step_columns);
+    if (blocks > 4 * @as(u64, device.facts.multiprocessors))
+        return device.launchFor("mlstm_step", dtype, .{ .x = blocks }, plan);
+    const parts = blocksOf(a.width_v, few_step_columns);
+    try device.launchFor("mlstm_step_few", dtype, .{ .x = units * parts }, plan);
 }
 
 /// What both passes say alike.

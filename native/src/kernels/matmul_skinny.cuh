@@ -163,6 +163,19 @@ DEVICE void finish(const SkinnyPlan& p, float (&sums)[M][rows], float (*partial)
   epilogue(a, 0, row, column, sum);
 }
 
+/// The first bytes of this warp's rows, before the kernel that makes x has ended. Warps that share
+/// rows ask for pieces of them one behind the other.
+template <typename S> DEVICE void ask_ahead(const Rows<S>& w, uint32_t part) {
+  constexpr uint64_t piece = 2048 / sizeof(S);  // 64 KB for a block
+  const int lane = threadIdx.x % warp_size;
+  const uint64_t from = part * piece;
+  if (lane >= rows || from >= w.k) return;
+  const uint64_t count = w.k - from < piece ? w.k - from : piece;
+#pragma unroll
+  for (int j = 0; j < rows; j++)
+    if (lane == j) ask(w.at[j] + from, (uint32_t)(count * sizeof(S)));
+}
+
 template <typename S, int M, bool aligned> DEVICE void product(const SkinnyPlan& p) {
   using Size = Shape<S, M>;
   SHARED(float, x);
@@ -173,6 +186,8 @@ template <typename S, int M, bool aligned> DEVICE void product(const SkinnyPlan&
   const int apart = (int)p.split * Size::stretch, step = apart * Size::depth;
   const int start = warp % (int)p.split * Size::stretch, own = lane * Size::width;
   const Rows<S> w = rows_of<S>(a, first);
+  if (aligned) ask_ahead(w, warp % p.split);
+  follow();
   float sums[M][rows] = {};
   Loads<S, M> now, next;
   // Before x is there: W does not wait for it.
@@ -200,5 +215,5 @@ template <typename S, int M> DEVICE void product(const SkinnyPlan& p) {
 }  // namespace skinny
 
 #define SKINNY(M)                                                                    \
-  KERNEL(256, matmul_skinny_##M##_f32, SkinnyPlan) { skinny::product<float, M>(a); } \
-  KERNEL(256, matmul_skinny_##M##_bf16, SkinnyPlan) { skinny::product<bf16, M>(a); }
+  KERNEL_AHEAD(256, matmul_skinny_##M##_f32, SkinnyPlan) { skinny::product<float, M>(a); } \
+  KERNEL_AHEAD(256, matmul_skinny_##M##_bf16, SkinnyPlan) { skinny::product<bf16, M>(a); }

@@ -32,5 +32,7 @@ KERNEL(64, mlstm_gate_gradient, MlstmProblem) { mlstm::gate_gradient(a); }
 KERNEL(128, mlstm_step_gates_f32, MlstmStepPlan) { mlstm::step_gates<float>(a); }
 KERNEL(128, mlstm_step_gates_bf16, MlstmStepPlan) { mlstm::step_gates<bf16>(a); }
 
-KERNEL(256, mlstm_step_f32, MlstmStepPlan) { mlstm::step<float>(a); }
-KERNEL(256, mlstm_step_bf16, MlstmStepPlan) { mlstm::step<bf16>(a); }
+KERNEL_AHEAD(256, mlstm_step_f32, MlstmStepPlan) { mlstm::step<float, 4>(a); }
+KERNEL_AHEAD(256, mlstm_step_bf16, MlstmStepPlan) { mlstm::step<bf16, 4>(a); }
+KERNEL_AHEAD(256, mlstm_step_few_f32, MlstmStepPlan) { mlstm::step<float, 1>(a); }
+KERNEL_AHEAD(256, mlstm_step_few_bf16, MlstmStepPlan) { mlstm::step<bf16, 1>(a); }
