@@ -35,8 +35,8 @@ DEVICE void follow() {
 #endif
 }
 
-/// Asks the second-level cache, which all kernels share, for what lies at an address of 16 bytes and
-/// behind: a multiple of 16 bytes. Nothing is read, so this may come before `follow`.
+/// Asks the second-level cache, which all kernels share, for `bytes` from an address on, both
+/// multiples of 16. Nothing is read, so this may come before `follow`.
 DEVICE void ask([[maybe_unused]] const void* from, [[maybe_unused]] uint32_t bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   const size_t at = __cvta_generic_to_global(from);

@@ -102,7 +102,7 @@ DEVICE void advance(float* c, size_t width, int rows, int columns, float forget,
   }
 }
 
-/// `each` columns for a lane. Follows step_gates, which alone writes the factors: all else is there.
+/// `each` columns for a lane. Follows step_gates, which writes the factors and no other input.
 template <typename S, int each> DEVICE void step(const MlstmStepPlan& a) {
   constexpr int step_columns = each * warp_size;
   __shared__ float keys[step_rows], queries[step_rows], partial[step_warps * step_columns];
