@@ -62,6 +62,7 @@ pub fn open(context: *Context, size: i32, rank: i32, name_length: i32) Error!voi
     const group = try groups.groupOf(&call, size, rank, name, &ranks);
     const gpu = context.gpu.?;
     gpu.guard = raise;
+    gpu.following = false; // beside collectives of other streams it has not been run
     const nccl = try Nccl.open(context.gpa, found, gpu, &id, group, groups.record());
     return groups.insert(context, .{ .nccl = nccl });
 }
