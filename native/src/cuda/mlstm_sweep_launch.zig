@@ -124,15 +124,15 @@ const RecordArrays = struct {
     fn of(a: anytype) RecordArrays {
         const norm = normalizes(a);
         const chunks = a.batch * a.heads * blocksOf(a.length, chunk);
-        const columns = 2 * chunk;
-        const pitch = columns + 8;
-        const backward = chunks * @as(u64, if (norm) pitch + chunk else 0);
+        const pitch = 2 * chunk + 8; // row, column, what they share, and up to whole sectors
+        const forward_rows = 2 * chunk; // exponents, with a normaliser; others have as many
+        const backward = chunks * @as(u64, if (norm) pitch + chunk else 0); // floors, too
         const exponents = backward + chunks * pitch;
-        const exponent_pitch: u32 = if (norm) columns + 4 * chunk else columns + 2 * chunk;
+        const exponent_pitch = 4 * chunk + @as(u32, if (norm) forward_rows else 0);
         return .{
             .backward = backward,
             .exponents = exponents,
-            .exponents_back = exponents + @as(u64, if (norm) columns else 0),
+            .exponents_back = exponents + @as(u64, if (norm) forward_rows else 0),
             .exponent_pitch = exponent_pitch,
             .all = exponents + chunks * exponent_pitch,
         };

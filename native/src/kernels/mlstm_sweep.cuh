@@ -78,6 +78,10 @@ struct Sweep {
   DEVICE int place(int c) const {
     return C::reverse ? chunks - 1 - c : c;
   }
+  // Of step c, among the chunks of all units.
+  DEVICE size_t chunk_of(const SweepPlace& w, int c) const {
+    return (uint32_t)(w.unit * a.chunks + place(c));
+  }
   // Of the n-th tile in a ring of `stages`: the parity of the phase in which it arrives.
   static DEVICE int parity(uint32_t n, uint32_t stages) {
     return (n / stages) & 1;
@@ -238,7 +242,7 @@ struct Sweep {
   // `bytes` more.
   DEVICE void load_record(const SweepPlace& w, int c, uint32_t barrier, uint32_t bytes) {
     using At = typename C::At;
-    const size_t chunk = (uint32_t)(w.unit * a.chunks + place(c));
+    const size_t chunk = chunk_of(w, c);
     const bool is_plain = plain_next;
     read_plain(w, c + 1);
     constexpr uint32_t record = At::size * 4, exponents = sizeof(shared.exponents[0]);
@@ -250,8 +254,7 @@ struct Sweep {
   }
   DEVICE void read_plain(const SweepPlace& w, int c) {
     if (c >= chunks) return;
-    const size_t chunk = (uint32_t)(w.unit * a.chunks + place(c));
-    plain_next = ((const int*)a.records)[chunk * C::At::pitch + C::At::plain];
+    plain_next = ((const int*)a.records)[chunk_of(w, c) * C::At::pitch + C::At::plain];
   }
   DEVICE void load_v(const SweepPlace& w, int c, int half) {
     if (c >= chunks) return;

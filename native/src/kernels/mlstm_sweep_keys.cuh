@@ -55,7 +55,7 @@ struct KeySums {
     ((uint32_t*)shared.keys.betas[1])[sweep.lane ^ 4] = low;  // swizzled
     ptx::fence_async();
   }
-  // Step c, once its betas are written.
+  // Step c, once its betas are written; gives the keys up.
   DEVICE void add(int c, float gamma) const {
     float sums[C::blocks][4];
     ptx::named_barrier(4, 128);

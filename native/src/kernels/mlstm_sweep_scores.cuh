@@ -175,7 +175,7 @@ struct ScoreWarps {
     const uint32_t lows = ((const uint32_t*)from)[At::low];
     const float log = quick_logarithm(inverse), moved = u + log, part = moved - u;
     const float lost = (u - (moved - part)) + (log - part) + ptx::high_half(lows);
-    const size_t chunk = (uint32_t)(sweep.where().unit * sweep.a.chunks + sweep.place(c));
+    const size_t chunk = sweep.chunk_of(sweep.where(), c);
     float* const to = sweep.a.kept_exponents + chunk * sweep.a.exponent_pitch + at;
     to[Exponents<false>::u] = moved;
     ((uint32_t*)to)[Exponents<false>::low] = ptx::pack(ptx::low_half(lows), lost);

@@ -187,16 +187,8 @@ DEVICE void store_transposed(uint32_t to, uint32_t a, uint32_t b, uint32_t c, ui
         "r"(a), "r"(b), "r"(c), "r"(d)
         : "memory");
 }
-DEVICE uint32_t load_word(uint32_t from) {
-  uint32_t x;
-  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(from));
-  return x;
-}
 DEVICE void store_word(uint32_t to, uint32_t x) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(x) : "memory");
-}
-DEVICE void load_words(uint32_t (&x)[2], uint32_t from) {
-  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x[0]), "=r"(x[1]) : "r"(from));
 }
 DEVICE void store_words(uint32_t to, const uint32_t (&x)[2]) {
   asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(x[0]), "r"(x[1]) : "memory");
@@ -205,11 +197,6 @@ DEVICE void load_words(uint32_t (&x)[4], uint32_t from) {
   asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
                : "r"(from));
-}
-DEVICE void store_words(uint32_t to, const uint32_t (&x)[4]) {
-  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x[0]), "r"(x[1]),
-               "r"(x[2]), "r"(x[3])
-               : "memory");
 }
 
 // Numbers

@@ -214,12 +214,7 @@ inline void store_matrices(uint32_t to, uint32_t a, uint32_t b, uint32_t c, uint
 inline void store_transposed(uint32_t to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
   store_fragments(to, {a, b, c, d}, true);
 }
-inline uint32_t load_word(uint32_t from) { return *(uint32_t*)(host::active->shared + from); }
 inline void store_word(uint32_t to, uint32_t x) { *(uint32_t*)(host::active->shared + to) = x; }
-inline void load_words(uint32_t (&x)[2], uint32_t from) {
-  if (from % 8) host::fail("load not aligned");
-  memcpy(x, host::active->shared + from, 8);
-}
 inline void store_words(uint32_t to, const uint32_t (&x)[2]) {
   if (to % 8) host::fail("store not aligned");
   memcpy(host::active->shared + to, x, 8);
@@ -227,10 +222,6 @@ inline void store_words(uint32_t to, const uint32_t (&x)[2]) {
 inline void load_words(uint32_t (&x)[4], uint32_t from) {
   if (from % 16) host::fail("load not aligned");
   memcpy(x, host::active->shared + from, 16);
-}
-inline void store_words(uint32_t to, const uint32_t (&x)[4]) {
-  if (to % 16) host::fail("store not aligned");
-  memcpy(host::active->shared + to, x, 16);
 }
 inline float select_at_most(uint32_t x, uint32_t limit, float value, float otherwise) {
   return x <= limit ? value : otherwise;
